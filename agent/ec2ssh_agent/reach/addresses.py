@@ -5,14 +5,13 @@ All operations are linear merges of their sorted inputs. An address is an intege
 
 from __future__ import annotations
 
-import socket
+import re
 from collections.abc import Iterable
 
 from .ruleset import Family, Ranges
 
 BITS = {Family.IPV4: 32, Family.IPV6: 128}
 SPACE: dict[Family, Ranges] = {family: ((0, (1 << bits) - 1),) for family, bits in BITS.items()}
-_AF = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 
 
 def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
@@ -86,13 +85,38 @@ def contains(ranges: Ranges, value: int) -> bool:
     return low < len(ranges) and ranges[low][0] <= value
 
 
+_DOTTED = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})", re.ASCII)
+_GROUP = re.compile(r"[0-9A-Fa-f]{1,4}")
+
+
+def _parse_v4(text: str) -> int:
+    match = _DOTTED.fullmatch(text)
+    octets = [int(part) for part in match.groups()] if match else [256]
+    if max(octets) > 255 or any(len(part) > 1 and part[0] == "0" for part in text.split(".")):
+        raise ValueError(f"not an address: {text[:60]}")
+    return int.from_bytes(bytes(octets), "big")
+
+
+def _parse_v6(text: str) -> int:
+    head, gap, tail = text.partition("::")
+    halves = []
+    for half in (head, tail):
+        groups = half.split(":") if half else []
+        if groups and "." in groups[-1] and (half is tail or not gap):
+            dotted = _parse_v4(groups.pop())
+            groups += [f"{dotted >> 16:x}", f"{dotted & 0xFFFF:x}"]
+        halves.append(groups)
+    groups = halves[0] + ["0"] * (8 - len(halves[0]) - len(halves[1]) if gap else 0) + halves[1]
+    if len(groups) != 8 or (gap and len(halves[0]) + len(halves[1]) > 7) or not all(map(_GROUP.fullmatch, groups)):
+        raise ValueError(f"not an address: {text[:60]}")
+    return int("".join(group.zfill(4) for group in groups), 16)
+
+
 def parse_address(text: str) -> tuple[Family, int]:
-    """An address as a person writes it. Raises ValueError."""
-    family = Family.IPV6 if ":" in text else Family.IPV4
-    try:
-        return family, int.from_bytes(socket.inet_pton(_AF[family], text), "big")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"not an address: {text[:60]}") from error
+    """An address as a person writes it (RFC 4291, section 2.2). Raises ValueError."""
+    if ":" in text:
+        return Family.IPV6, _parse_v6(text)
+    return Family.IPV4, _parse_v4(text)
 
 
 def prefix_range(family: Family, address: int, length: int) -> tuple[int, int]:
@@ -116,7 +140,22 @@ def parse_cidr(text: str) -> tuple[Family, tuple[int, int]]:
 
 
 def format_address(address: int, family: Family) -> str:
-    return socket.inet_ntop(_AF[family], address.to_bytes(BITS[family] // 8, "big"))
+    """As RFC 5952 writes it: lower case, the longest run of two or more zero groups as `::`."""
+    if family is Family.IPV4:
+        return ".".join(str(octet) for octet in address.to_bytes(4, "big"))
+    groups = [address >> shift & 0xFFFF for shift in range(112, -1, -16)]
+    if groups[:5] == [0] * 5 and groups[5] == 0xFFFF:
+        return "::ffff:" + format_address(address & 0xFFFFFFFF, Family.IPV4)
+    best, length, start = -1, 1, 0
+    for end in range(9):
+        if end == 8 or groups[end]:
+            if end - start > length:
+                best, length = start, end - start
+            start = end + 1
+    texts = [f"{group:x}" for group in groups]
+    if best < 0:
+        return ":".join(texts)
+    return ":".join(texts[:best]) + "::" + ":".join(texts[best + length :])
 
 
 def cidrs(ranges: Ranges, family: Family) -> tuple[str, ...]:
