@@ -1,0 +1,27 @@
+"""What a diagnosis hands to the plan: the verdict, the findings, and who ought to get in but does not. Pure data."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .model import Finding, Health
+from .reach.question import Deciding, Reach
+from .reach.ruleset import Family, Ranges
+
+
+class Gap(NamedTuple):
+    """Sources that ought to connect and surely do not. `blockers` are the deciding rules of the firewall, or of libwrap."""
+
+    interface: str
+    family: Family
+    port: int
+    wanted: Ranges
+    blockers: tuple[Deciding, ...]
+
+
+class Assessment(NamedTuple):
+    health: Health
+    findings: tuple[Finding, ...]
+    reach: Reach = Reach(())
+    gaps: tuple[Gap, ...] = ()
+    summary: str = ""
