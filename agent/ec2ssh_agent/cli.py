@@ -16,6 +16,7 @@ from .config import FILE, Config, load
 from .host import Host
 from .model import AgentError, UsageError
 
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         self.print_usage(sys.stderr)
@@ -40,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
     command("check", "one pass that changes nothing")
     repair = command("repair", "one pass that repairs")
     repair.add_argument("--dry-run", action="store_true", help="print the commands, change nothing")
-    repair.add_argument("--allow-disable", action="store_true", help="the firewall may be switched off as the last rung")
+    repair.add_argument(
+        "--allow-disable", action="store_true", help="the firewall may be switched off as the last rung"
+    )
     undo = command("undo", "puts back what a repair changed")
     undo.add_argument("id", nargs="?", metavar="ID", help="the change (default: the latest)")
     undo.add_argument("--list", action="store_true", help="list what can be undone")
@@ -52,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     report = command("report", "sends reports").add_mutually_exclusive_group(required=True)
     report.add_argument("--test", action="store_true", help="send one test report")
     report.add_argument("--drain", action="store_true", help="send all that waits")
-    command("config", "the effective configuration, or its validation").add_argument("action", choices=("show", "check"))
+    command("config", "the effective configuration, or its validation").add_argument(
+        "action", choices=("show", "check")
+    )
     command("user-data", "the document's method 4 as user data, for this configuration")
     command("purge", "forgets state").add_argument("--undo", action="store_true", help="put everything back first")
     command("prepare-image", "makes this instance fit to become an image")

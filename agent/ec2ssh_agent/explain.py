@@ -70,13 +70,23 @@ def causes(error: str, document: Mapping[str, Any]) -> tuple[Cause, ...]:
             _cause("T2", "Does a firewall in this instance drop?", document, inside or _sources(document, "timeout")),
             Cause("T3", "Does a firewall between client and server drop?", "outside", outside),
             Cause("T4", "Does the host not exist?", "no", ("you are reading this on it",)),
-            _cause("TCP wrappers", "Do hosts.allow and hosts.deny refuse?", document, _evidence(document, ("closed",), ("wrappers",))),
+            _cause(
+                "TCP wrappers",
+                "Do hosts.allow and hosts.deny refuse?",
+                document,
+                _evidence(document, ("closed",), ("wrappers",)),
+            ),
         )
     sshd = _evidence(document, ("refused",), ("sshd", "host-key", "privsep"))
     rejects = _evidence(document, ("refused",), ("firewall",))
     return (
         _cause("R1", f"Does no service listen on port {port}?", document, sshd),
-        _cause("R2", "Does a firewall in this instance reject?", document, rejects or _sources(document, "refused") if not sshd else rejects),
+        _cause(
+            "R2",
+            "Does a firewall in this instance reject?",
+            document,
+            rejects or _sources(document, "refused") if not sshd else rejects,
+        ),
     )
 
 
@@ -86,5 +96,8 @@ def render(error: str, document: Mapping[str, Any], found: tuple[Cause, ...]) ->
         lines.append(f"{cause.code}: {cause.question}  {cause.answer.upper()}")
         lines += [f"    {printable(text)}" for text in cause.evidence[:6]]
     if not any(cause.answer in ("yes", "unknown") for cause in found):
-        lines += ["", "Nothing in this instance blocks SSH: look at security groups, network ACLs, routes and the address."]
+        lines += [
+            "",
+            "Nothing in this instance blocks SSH: look at security groups, network ACLs, routes and the address.",
+        ]
     return "\n".join(lines) + "\n"

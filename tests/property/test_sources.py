@@ -18,7 +18,8 @@ def test_taking_and_looking_agree_with_plain_ranges() -> None:
         for _ in range(800):
             wide = chosen.choice((0, 0, 1, 3, 50))
             part = addresses.normal(
-                (low, low + chosen.randint(0, wide)) for low in (chosen.randrange(top) for _ in range(chosen.choice((1, 1, 3))))
+                (low, low + chosen.randint(0, wide))
+                for low in (chosen.randrange(top) for _ in range(chosen.choice((1, 1, 3))))
             )
             assert kept.overlap(part) == addresses.intersect(plain, part)
             kept.take(part)
