@@ -76,6 +76,9 @@ class RoutingRule(NamedTuple):
     mask: int = 0
     action: str = "table"  # table, blackhole, unreachable, prohibit, goto, nop
     negated: bool = False
+    target: int = 0  # of goto: the priority to go on at
+    suppress: int = -1  # suppress_prefixlength: routes of at most this length are passed over; -1: none
+    other: str = ""  # selectors that are not modelled (tos, l3mdev, ...): whether it matches cannot be known
 
 
 class Question(NamedTuple):
