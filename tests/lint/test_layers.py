@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[2] / "agent" / "ec2ssh_agent"
+from test_lint_tools import ROOT, tracked
+
+PACKAGE = ROOT / "agent" / "ec2ssh_agent"
 
 # What is pure imports none of these, and nothing that does.
 SYSTEM = {"subprocess", "socket", "os", "shutil", "time", "select", "signal", "fcntl", "ctypes", "tempfile"}
 PURE = ("reach", "diagnose", "plan", "model", "facts")
 
 # What a module may not import at its top: it would be in memory all the supervisor's life, or slow every command.
-HEAVY = {"dataclasses", "ipaddress", "logging", "asyncio", "psutil", "requests", "iptc", "jeepney", "systemd"}
+HEAVY = {"dataclasses", "ipaddress", "logging", "asyncio", "psutil", "requests", "iptc"}
 
 # Each layer, lowest first. A module imports from its own layer and from those below.
 LAYERS = (
@@ -33,7 +34,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 def modules() -> list[tuple[str, ast.Module]]:
     """(dotted name below the package, syntax tree) of every module."""
     found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(path for path in tracked() if path.suffix == ".py" and PACKAGE in path.parents):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         found.append((name, ast.parse(path.read_text(), str(path))))
