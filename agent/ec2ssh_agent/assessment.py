@@ -17,6 +17,7 @@ class Gap(NamedTuple):
     port: int
     wanted: Ranges
     blockers: tuple[Deciding, ...]
+    regression: bool = True  # they got in before, or the configuration expects them; else nobody ever did
 
 
 class Assessment(NamedTuple):

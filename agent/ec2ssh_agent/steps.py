@@ -49,6 +49,7 @@ class Insert(NamedTuple):
     spec: Argv
     networks: tuple[str, ...] = ()
     source: bool = True  # the networks are the packet's source (else its destination: replies)
+    position: int = 1  # xtables: behind the bans that somebody put at the head of the chain
 
 
 class Write(NamedTuple):
@@ -124,7 +125,7 @@ def insert_argv(step: Insert) -> Argv:
     tool = XTABLES[step.backend, Family.IPV6 if step.family == "ip6" else Family.IPV4]
     table = () if step.table == "filter" else ("-t", step.table)
     # `-j TARGET` comes last, as a person writes it.
-    return (tool, "-w", "5", *table, "-I", step.chain, "1", *step.spec[:-2], "-m", "comment", "--comment", COMMENT, *step.spec[-2:])
+    return (tool, "-w", "5", *table, "-I", step.chain, str(step.position), *step.spec[:-2], "-m", "comment", "--comment", COMMENT, *step.spec[-2:])
 
 
 def commands(step: Step) -> tuple[str, ...]:

@@ -1,0 +1,389 @@
+"""Facts and the reachability analysis to findings: what is wrong, what a client sees of it, and who ought to get in.
+
+Pure. A fact that is Unseen never counts as healthy and is never a ground for a repair: it makes the health `unknown`
+unless something seen is worse. The order of the findings is the order of the repairs: sshd, firewall, wrappers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Optional
+
+from .assessment import Assessment, Gap
+from .config import Config
+from .facts import Facts, Sshd, UnitState
+from .model import Fact, Finding, Health, Seen, Severity, Symptom, T
+from .reach import addresses
+from .reach.question import Answer, Deciding, Outcome, Reach
+from .reach.ruleset import Backend, Family, Ranges
+
+Baseline = Mapping[tuple[str, Family], Ranges]
+
+FIREWALL = frozenset({Backend.LEGACY, Backend.IPTABLES_NFT, Backend.NFTABLES})
+_SYMPTOMS = {
+    Outcome.TIMEOUT: Symptom.TIMEOUT,
+    Outcome.REFUSED: Symptom.REFUSED,
+    Outcome.UNREACHABLE: Symptom.UNREACHABLE,
+    Outcome.CLOSED: Symptom.CLOSED,
+}
+_FIREWALL_IDS = {
+    Outcome.TIMEOUT: "firewall-drop",
+    Outcome.REFUSED: "firewall-reject",
+    Outcome.UNREACHABLE: "firewall-unreachable",
+    Outcome.CLOSED: "firewall-closed",
+}
+_FIREWALL_STEP = "step 1: firewall"
+_SSHD_STEP = "step 2: sshd runs and listens"
+_WRAPPERS_STEP = "step 3: TCP wrappers"
+_LATE = 2.0
+_FULL_BYTES = 1 << 20
+
+
+def seen(fact: Fact[T]) -> Optional[T]:
+    """The value, or None where it was not seen."""
+    return fact.value if isinstance(fact, Seen) else None
+
+
+def diagnose(facts: Facts, reach: Reach, config: Config, *, baseline: Baseline) -> Assessment:
+    """What is wrong. `reach` is the analysis of these facts; `baseline` who got in while SSH was healthy."""
+    gaps = tuple(_gaps(reach, config, baseline))
+    findings = (
+        *_sshd(facts, reach, gaps),
+        *_closed_ways(gaps),
+        *_reach_notes(reach, config, baseline),
+        *_machine(facts),
+    )
+    unseen = _unseen(facts, reach)
+    health = _health(findings, unseen)
+    return Assessment(health, findings, reach, gaps, _summary(health, findings, unseen, reach))
+
+
+# -- who ought to get in, and does not
+
+
+def admitted(answer: Answer) -> Ranges:
+    """Who gets in, or may: uncertain is never taken for shut."""
+    return addresses.union(answer.of(Outcome.CONNECTED), answer.of(Outcome.UNCERTAIN))
+
+
+def possible(answer: Answer) -> Ranges:
+    """The sources that could get in if no rule stood in the way: all but martians and the like."""
+    unroutable: Ranges = ()
+    for rule in answer.rules:
+        if rule.stage == "route" and rule.outcome is not Outcome.UNCERTAIN:
+            unroutable = addresses.union(unroutable, rule.sources)
+    return addresses.subtract(addresses.SPACE[answer.family], unroutable)
+
+
+def blockers(answer: Answer, wanted: Ranges, backends: frozenset[Backend]) -> tuple[Deciding, ...]:
+    """The rules of these backends that surely keep some of `wanted` out."""
+    return tuple(
+        rule
+        for rule in answer.rules
+        if rule.table is not None
+        and rule.backend in backends
+        and rule.outcome in _SYMPTOMS
+        and addresses.intersect(rule.sources, wanted)
+    )
+
+
+def _gaps(reach: Reach, config: Config, baseline: Baseline) -> Iterator[Gap]:
+    for answer in reach.answers:
+        wanted = _missing(answer, reach, config, baseline)
+        if wanted:
+            walls = blockers(answer, wanted, _ALL)
+            proven = bool(config.expect_clients or baseline)
+            yield Gap(answer.interface, answer.family, answer.port, wanted, walls, proven)
+
+
+_ALL = FIREWALL | {Backend.WRAPPERS, Backend.KERNEL}
+
+
+def _missing(answer: Answer, reach: Reach, config: Config, baseline: Baseline) -> Ranges:
+    """The sources that this answer fails (architecture.md, "What reachable means"); empty: it fails nobody."""
+    if config.expect_clients:
+        expected = addresses.normal(span for family, span in config.expect_clients if family is answer.family)
+        return addresses.subtract(addresses.intersect(expected, possible(answer)), admitted(answer))
+    if baseline:
+        before = baseline.get((answer.interface, answer.family), ())
+        return before if before and not _anybody(answer, reach) else ()
+    if any(admitted(other) for other in reach.answers):
+        return ()
+    return possible(answer)
+
+
+def _anybody(answer: Answer, reach: Reach) -> bool:
+    """Whether anybody gets in by this interface and family, to any of its addresses."""
+    return any(admitted(a) for a in reach.answers if (a.interface, a.family) == (answer.interface, answer.family))
+
+
+def _closed_ways(gaps: tuple[Gap, ...]) -> Iterator[Finding]:
+    seen_faults = set()
+    for gap in gaps:
+        walls = tuple(rule for rule in gap.blockers if rule.backend in FIREWALL)
+        if walls and (gap.interface, gap.family) not in seen_faults:
+            seen_faults.add((gap.interface, gap.family))
+            yield _firewall(gap, walls)
+    denied = [gap for gap in gaps if any(rule.backend is Backend.WRAPPERS for rule in gap.blockers)]
+    if denied:
+        rules = tuple(rule for gap in denied for rule in gap.blockers if rule.backend is Backend.WRAPPERS)
+        yield Finding(
+            "wrappers-deny",
+            Severity.CRITICAL,
+            Symptom.CLOSED,
+            "TCP wrappers refuse the clients: the connection opens, and is closed after five seconds without a banner",
+            tuple(dict.fromkeys(f"{rule.table} line {rule.rule}: {rule.text}" for rule in rules)),
+            _WRAPPERS_STEP,
+        )
+
+
+def _firewall(gap: Gap, walls: tuple[Deciding, ...]) -> Finding:
+    weight = {o: sum(_count(rule.sources) for rule in walls if rule.outcome is o) for o in _SYMPTOMS}
+    outcome = max(weight, key=lambda item: weight[item])
+    direction = "answers to" if all(rule.stage == "reply" for rule in walls) else "connections from"
+    who = ", ".join(addresses.cidrs(gap.wanted, gap.family)) if len(gap.wanted) <= 2 else "the clients"
+    verb = {Outcome.TIMEOUT: "drops", Outcome.CLOSED: "cuts"}.get(outcome, "rejects")
+    return Finding(
+        _FIREWALL_IDS[outcome],
+        Severity.CRITICAL,
+        _SYMPTOMS[outcome],
+        f"the firewall {verb} {direction} {who} to port {gap.port} on {gap.interface} ({gap.family.value})",
+        tuple(dict.fromkeys(_rule_text(rule) for rule in walls)),
+        _FIREWALL_STEP,
+        subject=f"{gap.interface}/{gap.family.value}",
+    )
+
+
+def _count(ranges: Ranges) -> int:
+    return sum(high - low + 1 for low, high in ranges)
+
+
+def _rule_text(rule: Deciding) -> str:
+    number = f" rule {rule.rule}" if rule.rule else ""
+    return f"{rule.backend.value}: {rule.table} {rule.chain}{number}: {rule.text}"
+
+
+# -- sshd
+
+
+class _Look(NamedTuple):
+    """What the facts say of sshd, taken together."""
+
+    sshd: Sshd
+    unit: Optional[UnitState]
+    socket: Optional[UnitState]
+    listening: bool  # somebody listens on the port, on whatever address
+    known: bool  # the listeners were seen
+    broken: str  # what `sshd -t` complains of, or ""
+
+
+def _look(sshd: Sshd) -> _Look:
+    listeners, ports, test = seen(sshd.listeners), seen(sshd.port), seen(sshd.test)
+    listening = any(item.port in (ports or (22,)) for item in listeners or ())
+    return _Look(
+        sshd,
+        seen(sshd.unit),
+        seen(sshd.socket_unit),
+        listening,
+        listeners is not None,
+        "" if test is None or test.good else test.complaint or "sshd -t fails",
+    )
+
+
+def _sshd(facts: Facts, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Finding]:
+    look = _look(facts.sshd)
+    if seen(facts.sshd.installed) == "":
+        yield _down("sshd-not-installed", "sshd is not installed", look)
+        return
+    if look.known and not look.listening:
+        yield _not_running(look)
+        return
+    yield from _running(look, facts)
+    yield from _outside(look, reach, gaps)
+
+
+def _down(name: str, summary: str, look: _Look, evidence: tuple[str, ...] = (), repair: str = "") -> Finding:
+    words = evidence + (seen(look.sshd.reasons) or ())
+    return Finding(name, Severity.CRITICAL, Symptom.REFUSED, summary, words, _SSHD_STEP, repair)
+
+
+def _not_running(look: _Look) -> Finding:
+    """Why nobody listens: the most specific cause first, since it decides what mends it."""
+    unit = look.unit
+    evidence = (_unit_text(unit),) if unit else ()
+    masked = [item.name for item in (unit, look.socket) if item and item.load == "masked"]
+    started = [item for item in (unit, look.socket) if item and item.load == "loaded"]
+    if masked and not started:
+        return _down("sshd-masked", f"{masked[0]} is masked: somebody switched SSH off on purpose", look, evidence)
+    if seen(look.sshd.forbidden):
+        return _down("sshd-forbidden", "/etc/ssh/sshd_not_to_be_run is there: sshd is not to run", look, evidence)
+    cause = _cause(look)
+    if cause:
+        name, summary = cause
+        return _down(name, f"sshd is not running and cannot start: {summary}", look, evidence + (look.broken,))
+    why = f" ({unit.result})" if unit and unit.result not in ("", "success") else ""
+    return _down("sshd-not-running", f"sshd is not running{why}: nobody listens on the port", look, evidence)
+
+
+def _unit_text(unit: UnitState) -> str:
+    text = f"{unit.name}: {unit.load}, {unit.active}/{unit.sub}, {unit.file_state}"
+    return text + (f", result {unit.result}, exit status {unit.exit_status}" if unit.result else "")
+
+
+def _cause(look: _Look) -> Optional[tuple[str, str]]:
+    """What `sshd -t` complains of, as a finding of its own: a missing key and a bad line are mended differently."""
+    if not look.broken:
+        return None
+    privsep, keys = look.sshd.privsep, seen(look.sshd.host_keys) or ()
+    complaint = look.broken.lower()
+    directory = seen(privsep)
+    if "privilege separation" in complaint or (directory is None or not directory.present) and "/run/sshd" in complaint:
+        return "privsep-missing", "the privilege separation directory is missing or not root's alone"
+    if "hostkey" in complaint or "host key" in complaint or "unprotected private key" in complaint:
+        loose = [key.path for key in keys if key.present and key.mode & 0o077]
+        if loose:
+            return "host-key-modes", f"others may read the host keys, so sshd refuses them: {', '.join(loose)}"
+        return "host-keys-missing", "there is no host key"
+    test = seen(look.sshd.test)
+    where = f" ({test.file} line {test.line})" if test and test.file else ""
+    return "sshd-config-invalid", f"its configuration is wrong{where}"
+
+
+def _running(look: _Look, facts: Facts) -> Iterator[Finding]:
+    """Somebody listens; does a client get a banner, and would sshd start again?"""
+    process, banner = seen(look.sshd.process), seen(look.sshd.banner)
+    cause = _cause(look)
+    if process and process.stopped and not process.traced:
+        text = f"sshd (pid {process.pid}) is stopped: it listens, and answers nobody"
+        yield Finding("sshd-hung", Severity.CRITICAL, Symptom.SILENT, text, (), _SSHD_STEP)
+    elif banner and _hangs(look, banner.text, facts) and not (banner.ended or banner.refused):
+        text = f"sshd accepts no connections: no banner after {banner.seconds:.0f} s, and its accept queue does not drain"
+        yield Finding("sshd-hung", Severity.CRITICAL, Symptom.SILENT, text, (), _SSHD_STEP)
+    elif banner and "maxstartups" in banner.text.lower():
+        text = "sshd is at MaxStartups: too many connections wait for a login (a restart would make it worse)"
+        yield Finding("sshd-saturated", Severity.WARNING, Symptom.CLOSED, text, (banner.text,), _SSHD_STEP)
+    elif banner and not banner.ended and not banner.refused and banner.seconds >= _LATE:
+        text = f"sshd's banner comes late ({banner.seconds:.1f} s): a name lookup, or a busy machine"
+        yield Finding("sshd-banner-late", Severity.WARNING, Symptom.SILENT, text, (), _SSHD_STEP)
+    if not cause or _on_demand(look) and cause[0] == "privsep-missing":
+        return
+    name, summary = cause
+    if name in ("host-keys-missing", "host-key-modes", "privsep-missing"):
+        # Each connection is served by a new sshd, which reads the keys and enters the directory afresh.
+        text = f"sshd listens, but ends each connection: {summary}"
+        yield Finding(name, Severity.CRITICAL, Symptom.CLOSED, text, (look.broken,), _SSHD_STEP)
+    else:
+        text = f"sshd runs, but would not start again: {summary}"
+        yield Finding(name, Severity.WARNING, Symptom.NONE, text, (look.broken,), _SSHD_STEP)
+
+
+def _on_demand(look: _Look) -> bool:
+    """Socket activation: the directory is made when a connection comes."""
+    return bool(look.socket and look.socket.active == "active" and not seen(look.sshd.process))
+
+
+def _hangs(look: _Look, text: str, facts: Facts) -> bool:
+    ports = seen(look.sshd.port) or ()
+    queued = any(item.queue for item in seen(look.sshd.listeners) or () if item.port in ports)
+    process, pressure = seen(look.sshd.process), seen(facts.machine.pressure)
+    return not text and queued and not (process and process.traced) and (pressure or 0.0) < 50.0
+
+
+def _outside(look: _Look, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Finding]:
+    """sshd listens, but not where the clients come."""
+    shut = []
+    for gap in gaps:
+        answers = [a for a in reach.answers if (a.interface, a.family) == (gap.interface, gap.family)]
+        at_socket = [r for a in answers for r in a.rules if r.stage == "socket" and r.outcome is Outcome.REFUSED]
+        if at_socket:
+            shut.append(f"{gap.interface} {gap.family.value}")
+    if shut and look.listening:
+        addresses_ = sorted({_listen_text(item.family, item.address, item.port) for item in seen(look.sshd.listeners) or ()})
+        where = ", ".join(sorted(set(shut)))
+        yield Finding(
+            "sshd-not-listening-outside",
+            Severity.CRITICAL,
+            Symptom.REFUSED,
+            f"sshd runs, but does not listen where clients come in: {where}",
+            ("listening: " + (", ".join(addresses_) or "nowhere"), *("ListenAddress " + a for a in _listen(look))),
+            _SSHD_STEP,
+        )
+
+
+def _listen(look: _Look) -> tuple[str, ...]:
+    effective = seen(look.sshd.effective)
+    return effective.listen if effective else ()
+
+
+def _listen_text(family: Family, address: int, port: int) -> str:
+    text = addresses.format_address(address, family)
+    return f"[{text}]:{port}" if family is Family.IPV6 else f"{text}:{port}"
+
+
+# -- the rest
+
+
+def _reach_notes(reach: Reach, config: Config, baseline: Baseline) -> Iterator[Finding]:
+    for answer in reach.answers:
+        subject = f"{answer.interface}/{answer.family.value}"
+        sure, may = answer.of(Outcome.CONNECTED), answer.of(Outcome.UNCERTAIN)
+        if may:
+            rules = [rule for rule in answer.rules if rule.outcome is Outcome.UNCERTAIN]
+            who = "anybody gets in" if not sure else "some get in"
+            text = f"whether {who} on {answer.interface} ({answer.family.value}) cannot be told from the rules"
+            yield _note("reach-uncertain", text, tuple(_rule_text(rule) for rule in rules), subject)
+        before = baseline.get((answer.interface, answer.family), ())
+        lost = addresses.subtract(before, admitted(answer))
+        if lost and not config.expect_clients and _anybody(answer, reach):
+            text = f"fewer clients than before get in on {answer.interface} ({answer.family.value})"
+            yield _note("reach-shrunk", text, ("no more: " + ", ".join(addresses.cidrs(lost, answer.family)[:8]),), subject)
+        if answer.nd.blocked and sure:
+            text = f"neighbour discovery is blocked on {answer.interface}: SSH over IPv6 works until the cache runs out"
+            yield _note("nd-blocked", text, tuple(_rule_text(rule) for rule in answer.nd.rules), subject)
+
+
+def _note(name: str, text: str, evidence: tuple[str, ...], subject: str = "") -> Finding:
+    return Finding(name, Severity.WARNING, Symptom.NONE, text, tuple(dict.fromkeys(evidence)), None, subject=subject)
+
+
+def _machine(facts: Facts) -> Iterator[Finding]:
+    machine = facts.machine
+    if seen(machine.nologin):
+        yield _note("nologin", "/run/nologin or /etc/nologin is there: only root may log in", ())
+    free, inodes = seen(machine.free_bytes), seen(machine.free_inodes)
+    if free is not None and free < _FULL_BYTES or inodes == 0:
+        yield _note("disk-full", "the disk is full: logins and repairs may fail", (f"{free} bytes, {inodes} inodes free",))
+    tracked = seen(machine.conntrack)
+    if tracked and tracked[1] and tracked[0] >= tracked[1]:
+        text = f"the connection tracking table is full ({tracked[0]} of {tracked[1]}): the kernel drops new connections"
+        yield _note("conntrack-full", text, ())._replace(symptom=Symptom.TIMEOUT)
+
+
+def _unseen(facts: Facts, reach: Reach) -> tuple[str, ...]:
+    """What could not be looked at and without which nobody can say that SSH is healthy."""
+    core = (("sshd's listeners", facts.sshd.listeners), ("the ruleset", facts.ruleset), ("the network", facts.network))
+    reasons = [f"{name}: {fact.reason}" for name, fact in core if not isinstance(fact, Seen)]
+    if not reach.answers and not reasons:
+        parts = [f"{interface} {family.value}: {reason}" for interface, family, reason in reach.unseen]
+        reasons.append("no external interface with an address" + (f" ({'; '.join(parts[:4])})" if parts else ""))
+    return tuple(reasons)
+
+
+def _health(findings: tuple[Finding, ...], unseen: tuple[str, ...]) -> Health:
+    severities = {finding.severity for finding in findings}
+    if Severity.CRITICAL in severities:
+        return Health.UNREACHABLE
+    if unseen:
+        return Health.UNKNOWN
+    return Health.DEGRADED if severities else Health.OK
+
+
+def _summary(health: Health, findings: tuple[Finding, ...], unseen: tuple[str, ...], reach: Reach) -> str:
+    if health is Health.UNKNOWN:
+        return "could not look at " + "; ".join(unseen)
+    if findings:
+        worst = next((f for f in findings if f.severity is Severity.CRITICAL), findings[0])
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        return worst.summary + more
+    ways = sorted({f"{answer.interface} ({answer.family.value})" for answer in reach.answers if admitted(answer)})
+    return "clients get in on " + ", ".join(ways)

@@ -1,0 +1,202 @@
+"""The smallest opening of a ruleset that lets a gap's sources in: which rule in front of which base chain.
+
+Pure. It is rehearsed on the model before anybody types it: rules are put in front of the base chains that decide, the
+analysis is asked again, until nothing of the firewall stands between the wanted sources and sshd. Several may be needed:
+`accept` ends only its own base chain, and behind INPUT stands OUTPUT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Optional
+
+from .assessment import Gap
+from .diagnose import FIREWALL, admitted, blockers, possible
+from .reach import addresses, with_rule
+from .reach.question import Answer, Deciding, Reach
+from .reach.ruleset import (
+    Backend,
+    Chain,
+    Family,
+    Field,
+    Item,
+    Kind,
+    Name,
+    Ranges,
+    Rule,
+    Ruleset,
+    Selector,
+    Table,
+    Test,
+    Verdict,
+)
+from .steps import Insert
+
+Rehearse = Callable[[Ruleset], Reach]
+
+_TCP, _ICMPV6 = 6, 58
+#: More networks than this go into a set of their own.
+_INLINE = {Backend.NFTABLES: 256}
+_INLINE_XTABLES = 8
+#: Base chains that may stand in one way; more is a ruleset that this does not understand.
+_ROUNDS = 12
+#: Chains in which others keep their bans: an opening goes behind the jumps to them.
+_BANS = ("f2b-", "fail2ban", "sshguard", "crowdsec", "CROWDSEC")
+
+
+class Opening(NamedTuple):
+    """A rule in front of `chain`. `way`: in (to the port), out (from it), nd (neighbour discovery)."""
+
+    backend: Backend
+    family: Family
+    table_family: str
+    table: str
+    chain: str
+    position: int
+    way: str
+    port: int
+    interface: str  # "": whatever interface
+    networks: Ranges  # (): whatever source
+
+
+def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone: bool) -> Optional[tuple[Opening, ...]]:
+    """The openings that together let all of `gap.wanted` pass the firewall, as the rehearsal proves; None if none do.
+
+    `alone`: the gap's interface is the only external one, so that the rule need not name it.
+    """
+    answers = _answers(gap, reach)
+    everyone: Ranges = ()
+    for answer in answers:
+        everyone = addresses.union(everyone, possible(answer))
+    networks = () if not addresses.subtract(everyone, gap.wanted) else gap.wanted
+    allowed = addresses.union(gap.wanted, addresses.complement(everyone, gap.family))
+    for answer in answers:
+        allowed = addresses.union(allowed, admitted(answer))
+    made: list[Opening] = []
+    for _ in range(_ROUNDS):
+        walls = [(rule, "nd") for a in answers if a.nd.blocked for rule in a.nd.rules]
+        walls += [
+            (rule, "out" if rule.stage == "reply" else "in")
+            for answer in answers
+            for rule in blockers(answer, gap.wanted, FIREWALL)
+        ]
+        if not walls:
+            break
+        new = _new(walls, gap, ruleset, made, "" if alone else gap.interface, networks)
+        if not new:
+            return None
+        for opening in new:
+            label = f"{opening.table_family} {opening.table}"
+            ruleset = with_rule(ruleset, label, opening.backend, opening.chain, model(opening), opening.position)
+        made += new
+        answers = _answers(gap, rehearse(ruleset))
+    else:
+        return None
+    if any(addresses.subtract(admitted(answer), allowed) for answer in answers):
+        return None  # it would let in more than was asked for
+    return tuple(made)
+
+
+def _answers(gap: Gap, reach: Reach) -> list[Answer]:
+    return [a for a in reach.answers if (a.interface, a.family) == (gap.interface, gap.family)]
+
+
+def _new(
+    walls: list[tuple[Deciding, str]], gap: Gap, ruleset: Ruleset, made: list[Opening], interface: str, networks: Ranges
+) -> list[Opening]:
+    new: list[Opening] = []
+    for rule, way in walls:
+        for table, chain in base_chains(ruleset, rule):
+            opening = Opening(
+                rule.backend, gap.family, table.family, table.name, chain.name, _behind_bans(chain), way, gap.port,
+                interface if way != "nd" else "", networks if way != "nd" else (),
+            )  # fmt: skip
+            if opening not in new and not any(opening._replace(position=o.position) == o for o in made):
+                new.append(opening)
+    return new
+
+
+def base_chains(ruleset: Ruleset, rule: Deciding) -> list[tuple[Table, Chain]]:
+    """The base chain that led to the rule: of its table, at its hook and priority."""
+    return [
+        (table, chain)
+        for table in ruleset.tables
+        if table.label == rule.table and (table.backend is rule.backend or rule.backend is Backend.NFTABLES)
+        for chain in table.chains.values()
+        if chain.hook == rule.hook and chain.priority == rule.priority
+    ]
+
+
+def _behind_bans(chain: Chain) -> int:
+    """The position (from 1) behind the jumps to bans at the head of a chain."""
+    position = 1
+    for rule in chain.rules:
+        verdicts = [item for item in rule.items if isinstance(item, Verdict)]
+        if not (verdicts and verdicts[-1].kind is Kind.JUMP and verdicts[-1].target.startswith(_BANS)):
+            break
+        position += 1
+    return position
+
+
+def model(opening: Opening) -> Rule:
+    """The rule as the analysis sees it."""
+    items: list[Item] = [Test(Selector(Field.NFPROTO), ((2, 2),) if opening.family is Family.IPV4 else ((10, 10),))]
+    if opening.way == "nd":
+        items += [Test(Selector(Field.L4PROTO), ((_ICMPV6, _ICMPV6),)), Test(Selector(Field.ICMPV6_TYPE), ((135, 136),))]
+    else:
+        port = ((opening.port, opening.port),)
+        inward = opening.way == "in"
+        items.append(Test(Selector(Field.L4PROTO), ((_TCP, _TCP),)))
+        items.append(Test(Selector(Field.DPORT if inward else Field.SPORT), port))
+        if opening.networks:
+            items.append(Test(Selector(Field.SADDR if inward else Field.DADDR), opening.networks))
+        if opening.interface:
+            items.append(Name(not inward, (opening.interface,)))
+    items.append(Verdict(Kind.ACCEPT))
+    return Rule(tuple(items), "the opening", opening.position)
+
+
+def steps(opening: Opening) -> tuple[Insert, ...]:
+    """The step (or, for a few networks in xtables or the two types of neighbour discovery, steps) that make it."""
+    if opening.backend is Backend.NFTABLES:
+        return (_nft(opening),)
+    interface = (("-i" if opening.way == "in" else "-o"), opening.interface) if opening.interface else ()
+    accept = ("-j", "ACCEPT")
+    if opening.way == "nd":
+        types = ("neighbour-solicitation", "neighbour-advertisement")
+        return tuple(_xtables(opening, ("-p", "ipv6-icmp", "--icmpv6-type", name, *accept)) for name in types)
+    port = ("--dport" if opening.way == "in" else "--sport", str(opening.port))
+    networks = addresses.cidrs(opening.networks, opening.family)
+    if len(networks) > _INLINE_XTABLES:
+        whole = _xtables(opening, (*interface, "-p", "tcp", *port, *accept))
+        return (whole._replace(networks=networks, source=opening.way == "in"),)
+    where = [("-s" if opening.way == "in" else "-d", network) for network in networks] or [()]
+    return tuple(_xtables(opening, (*interface, *one, "-p", "tcp", *port, *accept)) for one in where)
+
+
+def _xtables(opening: Opening, spec: tuple[str, ...]) -> Insert:
+    return Insert(opening.backend, opening.table_family, opening.table, opening.chain, spec, position=opening.position)
+
+
+def _nft(opening: Opening) -> Insert:
+    words: tuple[str, ...] = ()
+    networks = addresses.cidrs(opening.networks, opening.family)
+    inward = opening.way == "in"
+    if opening.way == "nd":
+        spec: tuple[str, ...] = ("icmpv6", "type", "{", "nd-neighbor-solicit,", "nd-neighbor-advert", "}", "accept")
+        return Insert(opening.backend, opening.table_family, opening.table, opening.chain, spec)
+    if opening.interface:
+        words += ("iifname" if inward else "oifname", f'"{opening.interface}"')
+    many = len(networks) > _INLINE[Backend.NFTABLES]
+    if networks and not many:
+        key = ("ip" if opening.family is Family.IPV4 else "ip6", "saddr" if inward else "daddr")
+        words += (*key, "{", *(f"{network}," for network in networks[:-1]), networks[-1], "}")
+    elif opening.table_family == "inet":
+        words += ("meta", "nfproto", opening.family.value)
+    elif opening.table_family == "netdev":
+        words += ("meta", "protocol", "ip" if opening.family is Family.IPV4 else "ip6")
+    words += ("tcp", "dport" if inward else "sport", str(opening.port), "accept")
+    return Insert(
+        opening.backend, opening.table_family, opening.table, opening.chain, words,
+        networks=networks if many else (), source=inward,
+    )  # fmt: skip

@@ -1,0 +1,314 @@
+"""Findings to ladders: what could mend each, in the document's order, the smallest change first. Pure.
+
+What an administrator decided on purpose is withheld here, from the facts alone: a masked unit, panic mode, immutable
+files, a unit that systemd is at work on. What hangs on time and history (settle, pause, circuit) is passes.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Optional
+
+from . import opening, plan_sshd
+from .assessment import Assessment, Gap
+from .config import Config
+from .diagnose import FIREWALL, seen
+from .facts import Facts, FirewalldZone
+from .model import Finding, Severity
+from .opening import Rehearse
+from .reach import addresses, with_rule
+from .reach.ruleset import Backend, Family, Ruleset, Table
+from .steps import Disable, Ladder, Run, Rung, Step, Write
+
+HOSTS_ALLOW = "/etc/hosts.allow"
+#: The document's line, step 3.
+DOCUMENT_LINE = "sshd2 sshd : ALL: allow"
+_UFW_FILES = ("/etc/ufw/user.rules", "/etc/ufw/user6.rules")
+#: Owners whose chains live in the filter table: flushing it would cut them off.
+_CONTAINERS = ("docker", "kubernetes", "podman", "cni", "calico", "cilium", "libvirt", "lxc")
+
+#: Tools that make whole firewalls: an opening goes in front of theirs only for a proven regression.
+_MANAGERS = ("csf", "shorewall", "ferm", "kubernetes", "crowdsec", "sshguard")
+
+
+class Situation(NamedTuple):
+    """What a plan is made from. `known_good`: sshd's configuration files while SSH was healthy, or empty."""
+
+    facts: Facts
+    assessment: Assessment
+    config: Config
+    ruleset: Optional[Ruleset]
+    rehearse: Rehearse
+    known_good: Mapping[str, bytes]
+    current: Mapping[str, bytes]  # those files as they are now
+    allow_disable: bool = False
+
+
+def plan(situation: Situation) -> tuple[Ladder, ...]:
+    """A ladder for each critical finding, in the findings' order."""
+    return tuple(
+        _ladder(finding, situation)
+        for finding in situation.assessment.findings
+        if finding.severity is Severity.CRITICAL
+    )
+
+
+def _ladder(finding: Finding, situation: Situation) -> Ladder:
+    machine = situation.facts.machine
+    if seen(machine.stopping):
+        return Ladder(finding, withheld="the system is stopping")
+    target = seen(machine.target)
+    if target:
+        return Ladder(finding, withheld=f"the system is in {target} mode")
+    if finding.id.startswith("firewall-"):
+        return _firewall(finding, situation)
+    if finding.id == "wrappers-deny":
+        return _wrappers(finding, situation)
+    return plan_sshd.ladder(finding, situation.facts, situation.config, situation.known_good, situation.current)
+
+
+# -- step 1: the firewall
+
+
+def _firewall(finding: Finding, situation: Situation) -> Ladder:
+    facts, config = situation.facts, situation.config
+    if config.repair_firewall == "off":
+        return Ladder(finding, withheld="[repair] firewall = off")
+    if not situation.assessment.gaps or situation.ruleset is None:
+        return Ladder(finding, withheld="the ruleset could not be read")
+    firewalld = seen(facts.firewalld)
+    if firewalld and firewalld.panic:
+        return Ladder(finding, withheld="firewalld is in panic mode: somebody locked the machine on purpose")
+    gap = next(g for g in situation.assessment.gaps if f"{g.interface}/{g.family.value}" == finding.subject)
+    if not gap.regression:
+        if config.repair_without_baseline == "report":
+            return Ladder(finding, withheld="no baseline yet, and [repair] without_baseline = report")
+        managers = [name for name in seen(facts.foreign) or () if name in _MANAGERS]
+        if managers:
+            return Ladder(finding, withheld=f"{', '.join(managers)} made this firewall, and nobody was seen to get in before")
+    rungs = [*_owner_rungs(gap, situation), *_raw_rungs(gap, situation)]
+    withheld = "" if rungs else "no rule that the agent knows how to make would help"
+    if situation.allow_disable or config.repair_firewall == "disable":
+        containers = [name for name in seen(facts.foreign) or () if name in _CONTAINERS]
+        if containers:
+            withheld = f"the firewall is not switched off: {', '.join(containers)} keep rules in it"
+        else:
+            rungs.append(_disable(situation))
+    return Ladder(finding, tuple(rungs), withheld)
+
+
+def _owner_rungs(gap: Gap, situation: Situation) -> Iterator[Rung]:
+    ufw, firewalld = seen(situation.facts.ufw), seen(situation.facts.firewalld)
+    if ufw and ufw.enabled:
+        yield from _ufw(gap, situation)
+    elif firewalld and firewalld.running:
+        yield from _firewalld(gap, situation)
+
+
+def _networks(gap: Gap, situation: Situation) -> tuple[str, ...]:
+    """The sources that an owner's rule must name; empty: everybody."""
+    answers = [a for a in situation.assessment.reach.answers if (a.interface, a.family) == (gap.interface, gap.family)]
+    if all(not addresses.subtract(opening.possible(answer), gap.wanted) for answer in answers):
+        return ()
+    return addresses.cidrs(gap.wanted, gap.family)
+
+
+def _rest(gap: Gap, situation: Situation, table: str, chain: str, backend: Backend) -> Optional[tuple[Step, ...]]:
+    """What must be opened beside an owner's rule at the end of `chain`: the owner's rule alone may not be enough.
+
+    None: even so nobody would get in. Rehearsed with the owner's rule in the model.
+    """
+    if situation.ruleset is None:
+        return None
+    networks = () if not _networks(gap, situation) else gap.wanted
+    rule = opening.model(opening.Opening(backend, gap.family, "", "", "", 1, "in", gap.port, "", networks))
+    if not any(t.label == table and t.backend is backend and chain in t.chains for t in situation.ruleset.tables):
+        return None
+    ruleset = with_rule(situation.ruleset, table, backend, chain, rule, 1)
+    reach = situation.rehearse(ruleset)
+    found = opening.find(gap, reach, ruleset, situation.rehearse, alone=_alone(situation))
+    return None if found is None else tuple(step for item in found for step in opening.steps(item))
+
+
+def _alone(situation: Situation) -> bool:
+    return len({answer.interface for answer in situation.assessment.reach.answers}) == 1
+
+
+def _ufw(gap: Gap, situation: Situation) -> Iterator[Rung]:
+    ufw = seen(situation.facts.ufw)
+    assert ufw is not None
+    allow = _ufw_allow(gap, situation, ufw.tuples)
+    six = gap.family is Family.IPV6
+    table, chain = ("ip6 filter", "ufw6-user-input") if six else ("ip filter", "ufw-user-input")
+    backend = _filter_backend(situation.ruleset, table, chain)
+    rest = _rest(gap, situation, table, chain, backend) if backend and ufw.chains else None
+    why = "ufw owns the firewall: its rule survives `ufw reload` and a reboot"
+    step = "step 1: firewall"
+    if rest is not None:
+        yield Rung("ufw-allow", why, (allow, *rest), step)
+        return
+    # Its chains are gone, or nothing leads to them (`iptables -F`): `ufw reload` would not mend that, `enable` does.
+    enable = Run((("ufw", "--force", "enable"),), owner="ufw")
+    yield Rung("ufw-enable", "ufw's chains are not in the kernel's way: it is enabled afresh", (allow, enable), step)
+
+
+def _filter_backend(ruleset: Optional[Ruleset], table: str, chain: str) -> Optional[Backend]:
+    for item in ruleset.tables if ruleset else ():
+        if item.label == table and chain in item.chains:
+            return item.backend
+    return None
+
+
+def _ufw_allow(gap: Gap, situation: Situation, tuples: tuple[str, ...]) -> Run:
+    """`ufw prepend allow`; an equal rule with another action is deleted first, since ufw would skip ours."""
+    commands: list[tuple[str, ...]] = []
+    inverse: list[tuple[str, ...]] = []
+    port = f"{gap.port}/tcp"
+    networks = _networks(gap, situation)
+    wide = ("0.0.0.0/0", "::/0")
+    for action in sorted({_words(line)[0] for line in tuples if _same(_words(line), gap.port, wide)} - {"allow"}):
+        commands.append(("ufw", "--force", "delete", action, port))
+        inverse.append(("ufw", action, port))
+    if not networks:
+        commands.append(("ufw", "prepend", "allow", port))
+        inverse.insert(0, ("ufw", "--force", "delete", "allow", port))
+    for network in networks:
+        rule = ("allow", "proto", "tcp", "from", network, "to", "any", "port", str(gap.port))
+        commands.append(("ufw", "prepend", *rule))
+        inverse.insert(0, ("ufw", "--force", "delete", *rule))
+    return Run(tuple(commands), tuple(inverse), _UFW_FILES, (("ufw", "reload"),), "ufw")
+
+
+def _words(line: str) -> list[str]:
+    return line.split() or [""]
+
+
+def _same(words: list[str], port: int, wide: tuple[str, ...]) -> bool:
+    """`ACTION tcp PORT ANY any ANY in`: the tuple that `ufw ACTION PORT/tcp` makes."""
+    return len(words) >= 6 and words[1] == "tcp" and words[2] == str(port) and words[3] in wide and words[5] in wide
+
+
+def _firewalld(gap: Gap, situation: Situation) -> Iterator[Rung]:
+    firewalld = seen(situation.facts.firewalld)
+    assert firewalld is not None
+    step, restart = "step 1: firewall", Run((("systemctl", "restart", "firewalld.service"),), owner="firewalld")
+    if firewalld.policy_drop:
+        yield Rung("firewalld-restart", "a reload of firewalld failed and left its policy DROP behind", (restart,), step)
+    zones = {zone.name: zone for zone in firewalld.zones}
+    name = next((z.name for z in firewalld.zones if gap.interface in z.interfaces), firewalld.default_zone)
+    permanent = {zone.name: zone for zone in firewalld.permanent}
+    if name in zones:
+        run = _firewall_cmd(gap, situation, zones[name], permanent.get(name))
+        if run.commands:
+            chain = f"filter_IN_{name}_allow"
+            rest = _rest(gap, situation, "inet firewalld", chain, Backend.NFTABLES)
+            why = f"firewalld owns the firewall: zone {name} is the way in on {gap.interface}"
+            yield Rung("firewalld-allow", why, (run, *(rest or ())), step)
+    if not firewalld.policy_drop:
+        yield Rung("firewalld-restart", "firewalld says that SSH is allowed, the kernel's rules differ", (restart,), step)
+
+
+def _firewall_cmd(gap: Gap, situation: Situation, zone: FirewalldZone, permanent: Optional[FirewalldZone]) -> Run:
+    """What is missing, in the running and in the permanent configuration; ALREADY_ENABLED would be undone wrongly."""
+    networks = _networks(gap, situation)
+    if networks:
+        wanted = [
+            f'rule family="{gap.family.value}" source address="{network}" port port="{gap.port}" protocol="tcp" accept'
+            for network in networks
+        ]
+        options = [("rich-rule", rule) for rule in wanted]
+    elif gap.port == 22:
+        options = [("service", "ssh")]
+    else:
+        options = [("port", f"{gap.port}/tcp")]
+    commands: list[tuple[str, ...]] = []
+    inverse: list[tuple[str, ...]] = []
+    for where, known in (((), zone), (("--permanent",), permanent)):
+        for kind, value in options:
+            if known and _has(known, kind, value):
+                continue
+            target = ("firewall-cmd", *where, f"--zone={zone.name}")
+            commands.append((*target, f"--add-{kind}={value}"))
+            inverse.insert(0, (*target, f"--remove-{kind}={value}"))
+    files = (f"/etc/firewalld/zones/{zone.name}.xml",) if any("--permanent" in c for c in commands) else ()
+    return Run(tuple(commands), tuple(inverse), files, (), "firewalld")
+
+
+def _has(zone: FirewalldZone, kind: str, value: str) -> bool:
+    if kind == "service":
+        return value in zone.services
+    if kind == "port":
+        return tuple(value.split("/")) in zone.ports
+    return value in zone.rich_rules
+
+
+def _raw_rungs(gap: Gap, situation: Situation) -> Iterator[Rung]:
+    if situation.ruleset is None:
+        return
+    reach = situation.assessment.reach
+    found = opening.find(gap, reach, situation.ruleset, situation.rehearse, alone=_alone(situation))
+    if not found:
+        return
+    inserts = tuple(step for item in found for step in opening.steps(item))
+    yield Rung("open", "the smallest opening: a rule in front of each chain that decides", inserts, "step 1: firewall")
+
+
+def _disable(situation: Situation) -> Rung:
+    """The document's second form: everything off."""
+    ufw, firewalld = seen(situation.facts.ufw), seen(situation.facts.firewalld)
+    owner = "ufw" if ufw and ufw.enabled else "firewalld" if firewalld and firewalld.running else ""
+    tables = situation.ruleset.tables if situation.ruleset else ()
+    tools = []
+    for backend, four, six in (
+        (Backend.IPTABLES_NFT, "iptables", "ip6tables"),
+        (Backend.LEGACY, "iptables-legacy", "ip6tables-legacy"),
+    ):
+        mine = {table.family for table in tables if table.backend is backend}
+        tools += [tool for tool, family in ((four, "ip"), (six, "ip6")) if family in mine]
+    nft = tuple((t.family, t.name) for t in tables if t.backend is Backend.NFTABLES and _filters(t) and t.name != "firewalld")
+    why = "the document's second form: the firewall of the operating system is switched off"
+    return Rung("disable", why, (Disable(tuple(tools), owner, nft),), "step 1: firewall, second form")
+
+
+def _filters(table: Table) -> bool:
+    hooks = ("ingress", "prerouting", "input", "output", "postrouting")
+    return any(chain.hook in hooks and chain.type == "filter" for chain in table.chains.values())
+
+
+# -- step 3: TCP wrappers
+
+
+def _wrappers(finding: Finding, situation: Situation) -> Ladder:
+    facts = situation.facts
+    if situation.config.repair_tcp_wrappers == "off":
+        return Ladder(finding, withheld="[repair] tcp_wrappers = off")
+    if HOSTS_ALLOW in (seen(facts.machine.immutable) or ()):
+        return Ladder(finding, withheld=f"{HOSTS_ALLOW} is immutable (chattr +i): somebody closed it on purpose")
+    allow = seen(facts.wrappers.allow)
+    if seen(facts.wrappers.deny) is None and allow is None:
+        return Ladder(finding, withheld="hosts.allow and hosts.deny could not be read")
+    gaps = [g for g in situation.assessment.gaps if any(b.backend is Backend.WRAPPERS for b in g.blockers)]
+    walled = any(rule.backend in FIREWALL for gap in gaps for rule in gap.blockers)
+    lines = _lines(gaps, situation) if not walled else [DOCUMENT_LINE]
+    content = "".join(f"{line}\n" for line in lines).encode() + (allow or b"")
+    shown = "; ".join(f"sed -i '1i {line}' {HOSTS_ALLOW}" for line in lines)
+    step = Write(HOSTS_ALLOW, content, shown)
+    return Ladder(finding, (Rung("hosts-allow", "the document's line in front of hosts.allow", (step,), finding.document),))
+
+
+def _lines(gaps: list[Gap], situation: Situation) -> list[str]:
+    """The document's line; or, where only some ever got in, lines that name just those."""
+    restricted = [(gap.family, network) for gap in gaps for network in _networks(gap, situation)]
+    if not restricted or any(not _networks(gap, situation) for gap in gaps):
+        return [DOCUMENT_LINE]
+    words = [_pattern(family, network) for family, network in restricted]
+    # libwrap reads at most 2,047 characters of a line.
+    return [f"sshd2 sshd : {' '.join(words[i : i + 24])} : allow" for i in range(0, len(words), 24)]
+
+
+def _pattern(family: Family, network: str) -> str:
+    """As hosts_access(5) wants it: `[v6]/len`; `/32` and `/0` never match."""
+    address, slash, length = network.partition("/")
+    if family is Family.IPV6:
+        return f"[{address}]/{length}" if slash else f"[{address}]"
+    return "ALL" if length == "0" else network

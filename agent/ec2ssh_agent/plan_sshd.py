@@ -1,0 +1,138 @@
+"""What mends sshd itself: the document's step 2, and with `[repair] sshd = restore` what keeps it from starting. Pure.
+
+One rung mends one cause: after a key is made or a file put back, the next look finds sshd not running, and starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional
+
+from .config import Config
+from .diagnose import seen
+from .facts import Facts, UnitState
+from .model import Finding
+from .steps import Directory, HostKeys, Ladder, Mode, Run, Rung, Step, Write
+
+_PRIVSEP = "/run/sshd"
+#: Nothing is done for these, and why.
+_WITHHELD = {
+    "sshd-not-installed": "sshd is not installed; the agent installs nothing",
+    "sshd-masked": "a masked unit is an administrator's decision (systemctl unmask undoes it)",
+    "sshd-forbidden": "sshd_not_to_be_run is an administrator's decision (remove the file to undo it)",
+}
+_BUSY = ("activating", "deactivating", "reloading")
+
+
+def ladder(
+    finding: Finding, facts: Facts, config: Config, known_good: Mapping[str, bytes], current: Mapping[str, bytes]
+) -> Ladder:
+    """The rungs for a finding about sshd, or why there are none."""
+    reason = _WITHHELD.get(finding.id) or _hands_off(facts, config)
+    if reason:
+        return Ladder(finding, withheld=reason)
+    if finding.id == "sshd-not-running":
+        return Ladder(finding, (_rung("start", "the document's step: sshd is started", (_start(facts),)),))
+    if finding.id == "sshd-hung":
+        return _hung(finding, facts)
+    if config.repair_sshd != "restore":
+        return Ladder(finding, withheld="[repair] sshd = restart: only restarts are allowed")
+    return _restore(finding, facts, known_good, current)
+
+
+def _hands_off(facts: Facts, config: Config) -> str:
+    if config.repair_sshd == "off":
+        return "[repair] sshd = off"
+    for unit in (seen(facts.sshd.unit), seen(facts.sshd.socket_unit)):
+        if unit and (unit.job or unit.active in _BUSY):
+            return f"systemd is at work on {unit.name} ({unit.active}{', a job is queued' if unit.job else ''})"
+    return ""
+
+
+def _rung(name: str, why: str, steps: tuple[Step, ...]) -> Rung:
+    return Rung(name, why, steps, "step 2: sshd runs and listens")
+
+
+def _chosen(facts: Facts) -> Optional[UnitState]:
+    """The unit that is enabled: ssh.socket or ssh.service; of two the service; of none the service."""
+    service, socket = seen(facts.sshd.unit), seen(facts.sshd.socket_unit)
+    if socket and socket.load == "loaded" and socket.file_state.startswith("enabled"):
+        if not (service and service.file_state.startswith("enabled")):
+            return socket
+    return service if service and service.load == "loaded" else socket
+
+
+def _start(facts: Facts, verb: str = "restart") -> Run:
+    """`reset-failed` first: after five starts in ten seconds systemd refuses any more."""
+    unit = _chosen(facts)
+    if not seen(facts.machine.systemd) or unit is None:
+        return Run((("service", "ssh", verb),), owner="systemd")
+    failed = [u for u in (seen(facts.sshd.unit), seen(facts.sshd.socket_unit)) if u and u.active == "failed"]
+    resets = tuple(("systemctl", "reset-failed", item.name) for item in failed)
+    return Run((*resets, ("systemctl", verb, unit.name)), owner="systemd")
+
+
+def _hung(finding: Finding, facts: Facts) -> Ladder:
+    test = seen(facts.sshd.test)
+    if test is None or not test.good:
+        return Ladder(finding, withheld="a listening sshd is never restarted unless `sshd -t` passes")
+    return Ladder(finding, (_rung("restart", "a hung sshd is restarted", (_start(facts),)),))
+
+
+def _restore(
+    finding: Finding, facts: Facts, known_good: Mapping[str, bytes], current: Mapping[str, bytes]
+) -> Ladder:
+    if finding.id == "host-keys-missing":
+        return _host_keys(finding, facts)
+    if finding.id == "host-key-modes":
+        keys = [key for key in seen(facts.sshd.host_keys) or () if key.present and key.mode & 0o077]
+        steps = tuple(Mode(key.path, 0o600, key.uid, key.gid) for key in keys)
+        why = "only root may read host keys"
+        return Ladder(finding, (_rung("host-key-modes", why, steps),))
+    if finding.id == "privsep-missing":
+        why = "sshd locks itself into this directory before a login"
+        return Ladder(finding, (_rung("privsep", why, (Directory(_PRIVSEP, 0o755),)),))
+    if finding.id in ("sshd-config-invalid", "sshd-not-listening-outside"):
+        return _configuration(finding, facts, known_good, current)
+    return Ladder(finding, withheld="the agent knows no repair for it")
+
+
+def _host_keys(finding: Finding, facts: Facts) -> Ladder:
+    if seen(facts.machine.cloud_init_done) is False:
+        return Ladder(finding, withheld="cloud-init is not done, and makes host keys itself")
+    missing = [key.path for key in seen(facts.sshd.host_keys) or () if not key.present]
+    kinds = []
+    for path in missing:
+        kind = next((k for k in ("ed25519", "ecdsa", "rsa") if k in path.rsplit("/", 1)[-1]), None)
+        if kind:
+            kinds.append((kind, path))
+    if not kinds:
+        return Ladder(finding, withheld="of the missing host keys none has a type that its name tells")
+    why = "only the missing keys are made; clients will be asked about the new ones"
+    return Ladder(finding, (_rung("host-keys", why, (HostKeys(tuple(kinds)),)),))
+
+
+def _configuration(
+    finding: Finding, facts: Facts, known_good: Mapping[str, bytes], current: Mapping[str, bytes]
+) -> Ladder:
+    """The files that differ from the last known good ones are put back; without such files nothing is guessed."""
+    immutable = seen(facts.machine.immutable) or ()
+    # A file that is in nobody's known good set is left where it is: it may be a new drop-in that is at fault.
+    writes = tuple(Write(path, content) for path, content in sorted(known_good.items()) if current.get(path) != content)
+    fixed = [step.path for step in writes if step.path in immutable]
+    if fixed:
+        return Ladder(finding, withheld=f"{fixed[0]} is immutable (chattr +i): somebody closed it on purpose")
+    new = sorted(set(current) - set(known_good)) if known_good else []
+    emptied = tuple(Write(path, b"", f"truncate -s 0 {path}  # new since SSH was healthy") for path in new)
+    # A configuration that does not parse is put back first; that sshd does not run is then a finding, and a rung, of its
+    # own. One that listens in the wrong place takes effect only by a restart.
+    start = (_start(facts),) if finding.id == "sshd-not-listening-outside" else ()
+    rungs = []
+    if writes:
+        rungs.append(_rung("known-good", "the last configuration with which SSH was healthy", (*writes, *start)))
+    if emptied:
+        why = "the last configuration with which SSH was healthy, and nothing of the files that came later"
+        rungs.append(_rung("known-good-only", why, (*writes, *emptied, *start)))
+    if finding.id == "sshd-not-listening-outside" and not rungs:
+        # sshd may have been started before its address was there.
+        rungs.append(_rung("restart", "its configuration is what it was: sshd binds its addresses afresh", start))
+    return Ladder(finding, tuple(rungs), "" if rungs else "no known good configuration to go back to")
