@@ -1,0 +1,186 @@
+"""Netlink as far as the agent speaks it: one request and its answers, listening sockets, the nf_tables generation.
+
+The supervisor and observe/ share it, so it imports next to nothing. Sources: netlink(7), sock_diag(7), and the
+kernel's include/uapi/linux/{netlink,inet_diag,netfilter/nf_tables}.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Optional
+
+ROUTE, SOCK_DIAG, NETFILTER = 0, 4, 12  # protocols
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+_REQUEST, _DUMP = 0x1, 0x300
+_ERROR, _DONE = 2, 3
+_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
+_ATTRIBUTE = struct.Struct("=HH")
+_BUFFER = 1 << 16
+
+NEWGEN, _GETGEN = 0x0A0F, 0x0A10  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_…GEN
+_GEN_ID, _GEN_PID, _GEN_NAME = 1, 2, 3
+
+_BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
+_LISTEN = 1 << 10
+_DIAG_REQUEST = struct.Struct("=BBBxI48x")  # family, protocol, extensions, states, any socket
+# family, state, …, source port, …, source, …, interface, …, accept queue, its limit, uid, inode
+_DIAG_ANSWER = struct.Struct("=BB2x2s2x16s16xI12xIIII")
+_V6ONLY, _CGROUP_ID = 11, 21
+
+
+class Message(NamedTuple):
+    type: int
+    sequence: int
+    body: bytes
+
+
+class Generation(NamedTuple):
+    """The nf_tables generation, and who made it (in the outer pid namespace)."""
+
+    id: int
+    pid: int
+    program: str
+
+
+class Listening(NamedTuple):
+    """A TCP socket in LISTEN (struct inet_diag_msg). `address` is 4 or 16 bytes; `cgroup` 0 where not told."""
+
+    family: int
+    address: bytes
+    port: int
+    interface: int
+    queue: int
+    backlog: int
+    uid: int
+    inode: int
+    v6only: bool
+    cgroup: int
+
+
+def open_socket(protocol: int, groups: Sequence[int] = ()) -> socket.socket:
+    """A netlink socket, member of those multicast groups. Raises OSError."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        made.bind((0, 0))
+        for group in groups:
+            made.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def messages(data: bytes) -> Iterator[Message]:
+    """The messages of one datagram."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
+        if length < _HEADER.size:
+            return
+        yield Message(kind, sequence, data[at + _HEADER.size : at + length])
+        at += (length + 3) & ~3
+
+
+def attributes(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Type (without its flag bits) and value of the attributes that start at offset `at`."""
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind & 0x3FFF, data[at + _ATTRIBUTE.size : at + length]
+        at += (length + 3) & ~3
+
+
+_sequence = 0
+
+
+def ask(via: socket.socket, kind: int, body: bytes, *, dump: bool = False) -> Iterator[Message]:
+    """Sends a request and yields its answers: of a dump all, else one. Raises OSError, the kernel's refusal too.
+
+    The kernel answers before send(2) returns and goes on with a dump inside recv(2), so nothing here can wait.
+    """
+    global _sequence
+    _sequence = (_sequence + 1) & 0xFFFFFFFF
+    flags = _REQUEST | (_DUMP if dump else 0)
+    via.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, _sequence, 0) + body)
+    while True:
+        for message in messages(via.recv(_BUFFER, socket.MSG_DONTWAIT)):
+            if message.sequence != _sequence:
+                continue  # what an earlier request that failed half-way left behind
+            if message.type == _DONE:
+                return
+            if message.type == _ERROR:
+                code = -struct.unpack_from("=i", message.body)[0]
+                if code:
+                    raise OSError(code, os.strerror(code))
+                return
+            yield message
+            if not dump:
+                return
+
+
+def generation_of(body: bytes) -> Generation:
+    """A NEWGEN message."""
+    number, pid, program = 0, 0, ""
+    for kind, value in attributes(body, 4):
+        if kind == _GEN_ID:
+            number = int.from_bytes(value, "big")
+        elif kind == _GEN_PID:
+            pid = int.from_bytes(value, "big")
+        elif kind == _GEN_NAME:
+            program = value.rstrip(b"\0").decode("utf-8", "replace")
+    return Generation(number, pid, program)
+
+
+def generation(via: socket.socket) -> int:
+    """The nf_tables generation id of this network namespace (CAP_NET_ADMIN). Raises OSError."""
+    for message in ask(via, _GETGEN, b"\0\0\0\0"):
+        if message.type == NEWGEN:
+            return generation_of(message.body).id
+    raise OSError(errno.ENOMSG, "no generation in the answer")
+
+
+def listening(via: socket.socket, ports: Optional[Sequence[int]] = None) -> list[Listening]:
+    """The TCP listeners of both families, on those ports only where given. Raises OSError.
+
+    The kernel walks only its table of listeners (0.03 ms beside 20,000 connections).
+    """
+    found = []
+    wanted = None if ports is None else {port.to_bytes(2, "big") for port in ports}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        request = _DIAG_REQUEST.pack(family, socket.IPPROTO_TCP, 0, _LISTEN)
+        try:
+            for message in ask(via, _BY_FAMILY, request, dump=True):
+                if wanted is None or message.body[4:6] in wanted:
+                    found.append(_listening(message.body))
+        except FileNotFoundError:
+            # No tcp_diag for this family: with IPv6 switched off there is nothing to miss.
+            if family == socket.AF_INET:
+                raise
+    return found
+
+
+def _listening(body: bytes) -> Listening:
+    family, _, port, address, interface, queue, backlog, uid, inode = _DIAG_ANSWER.unpack_from(body)
+    v6only, cgroup = False, 0
+    for kind, value in attributes(body, _DIAG_ANSWER.size):
+        if kind == _V6ONLY:
+            v6only = value != b"\0"
+        elif kind == _CGROUP_ID:
+            cgroup = int.from_bytes(value, "little" if struct.pack("=H", 1)[0] else "big")
+    return Listening(
+        family,
+        address[:4] if family == socket.AF_INET else address,
+        int.from_bytes(port, "big"),
+        interface,
+        queue,
+        backlog,
+        uid,
+        inode,
+        v6only,
+        cgroup,
+    )

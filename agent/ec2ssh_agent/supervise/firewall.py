@@ -1,0 +1,158 @@
+"""Changes of the rules: NEWGEN of nf_tables as it happens; the legacy tables, of which the kernel says nothing, by
+a fingerprint.
+
+Binding to the multicast group, like any use of nf_tables, may load the module nf_tables. No legacy table is ever
+loaded: only those that /proc/net/ip_tables_names lists are asked for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+import time
+import zlib
+from typing import Optional
+
+from ..netlink import NETFILTER, NEWGEN, Generation, generation, generation_of, messages, open_socket
+
+_GROUP = 7  # NFNLGRP_NFTABLES
+_ATTACH_FILTER = 26
+# The 16 bits at offset 4, the message's type, which classic BPF reads as big-endian: pass NEWGEN, drop the rest.
+# Without it a restore of 10,000 rules overflows the socket's buffer.
+_FILTER = struct.pack(
+    "=HBBIHBBIHBBIHBBI",
+    *(0x28, 0, 0, 4),
+    *(0x15, 0, 1, struct.unpack("!H", struct.pack("=H", NEWGEN))[0]),
+    *(0x06, 0, 0, 0xFFFFFFFF),
+    *(0x06, 0, 0, 0),
+)
+
+
+class Rules:
+    """NEWGEN messages, and the generation for whoever looks (the pulse)."""
+
+    def __init__(self) -> None:
+        """Raises OSError (no nf_tables, no CAP_NET_ADMIN)."""
+        self._asking = open_socket(NETFILTER)
+        try:
+            self.generation = generation(self._asking)
+            self._listening = open_socket(NETFILTER)
+            code = ctypes.create_string_buffer(_FILTER)
+            program = struct.pack("@HP", len(_FILTER) // 8, ctypes.addressof(code))
+            self._listening.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
+            self._listening.setsockopt(270, 1, _GROUP)
+        except OSError:
+            self._asking.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._listening.fileno()
+
+    def close(self) -> None:
+        self._asking.close()
+        self._listening.close()
+
+    def read(self) -> list[Generation]:
+        """The generations since; empty where nothing changed."""
+        found: list[Generation] = []
+        while True:
+            try:
+                data = self._listening.recv(1 << 12, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError:
+                # ENOBUFS: some were lost, who made them too. The number is there to be asked for.
+                self.generation = generation(self._asking)
+                found.append(Generation(self.generation, 0, ""))
+                continue
+            found.extend(generation_of(message.body) for message in messages(data) if message.type == NEWGEN)
+        if found:
+            self.generation = found[-1].id
+        return found
+
+    def moved(self) -> bool:
+        """Whether the generation is another one than at the last look. Raises OSError."""
+        before, self.generation = self.generation, generation(self._asking)
+        return before != self.generation
+
+
+_FAMILIES = ((socket.AF_INET, socket.IPPROTO_IP, "/proc/net/ip_tables_names"),
+             (socket.AF_INET6, socket.IPPROTO_IPV6, "/proc/net/ip6_tables_names"))  # fmt: skip
+_GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_…; the same for IPv6
+# struct ipt_entry and ip6t_entry: where their counters and the offset of the next entry stand
+_LAYOUT: dict[int, tuple[int, int]] = {socket.AF_INET: (88, 96), socket.AF_INET6: (140, 152)}
+_DEAR, _DEAR_SHARE = 0.0005, 0.001  # a look that takes longer than that (seconds) is made for that share of the time
+
+
+class Legacy:
+    """A fingerprint of the legacy tables without their counters."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._sockets: dict[int, socket.socket] = {}
+        self._known: Optional[tuple[tuple[int, str, int, int], ...]] = None
+        self._not_before = 0.0
+
+    def close(self) -> None:
+        for made in self._sockets.values():
+            made.close()
+        self._sockets = {}
+
+    def moved(self, now: float) -> bool:
+        """Whether they changed since the last look (the first one says no). Raises OSError."""
+        if now < self._not_before:
+            return False
+        begin = time.perf_counter()
+        found = tuple(
+            (family, name, *self._fingerprint(family, level, name))
+            for family, level, path in _FAMILIES
+            for name in _names(path)
+        )
+        took = time.perf_counter() - begin
+        self._not_before = now + (took / _DEAR_SHARE if took > _DEAR else 0.0)
+        before, self._known = self._known, found
+        return before is not None and before != found
+
+    def _fingerprint(self, family: int, level: int, name: str) -> tuple[int, int]:
+        """Entries, and a CRC of them. A table that changes between the two calls (EAGAIN) is read at the next look."""
+        via = self._sockets.get(family)
+        if via is None:
+            via = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+            self._sockets[family] = via
+        info = self._ask(via, level, _GET_INFO, name.encode(), 84)
+        count, size = struct.unpack_from("=II", info, 76)
+        entries = self._ask(via, level, _GET_ENTRIES, struct.pack("=32sI", name.encode(), size), 40 + size)
+        return count, _crc(memoryview(entries)[40:], *_LAYOUT[family])
+
+    def _ask(self, via: socket.socket, level: int, option: int, question: bytes, size: int) -> bytearray:
+        buffer = bytearray(size)
+        buffer[: len(question)] = question
+        length = ctypes.c_uint32(size)
+        raw = (ctypes.c_char * size).from_buffer(buffer)
+        if self._libc.getsockopt(via.fileno(), level, option, raw, ctypes.byref(length)):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return buffer
+
+
+def _names(path: str) -> list[str]:
+    """The tables that exist; none where the kernel has no legacy tables."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read().decode().split()
+    except FileNotFoundError:
+        return []
+
+
+def _crc(entries: memoryview, next_at: int, counters_at: int) -> int:
+    crc, at, end = 0, 0, len(entries)
+    while at + counters_at + 16 <= end:
+        (step,) = struct.unpack_from("=H", entries, at + next_at + 2)
+        if step < counters_at + 16:
+            break
+        crc = zlib.crc32(entries[at : at + counters_at], crc)
+        crc = zlib.crc32(entries[at + counters_at + 16 : at + step], crc)
+        at += step
+    return crc

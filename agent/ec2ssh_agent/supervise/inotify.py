@@ -1,0 +1,106 @@
+"""Changes in directories: inotify(7) by ctypes, which costs less memory than any package.
+
+Directories, not files, are watched: a file's watch dies with one `sed -i`. Of a directory that does not exist, the
+nearest one above is watched for the missing name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterable
+
+_CLOSE_WRITE, _ATTRIB, _MODIFY = 0x8, 0x4, 0x2
+_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
+_DELETE_SELF, _MOVE_SELF = 0x400, 0x800
+_OVERFLOW, _IGNORED = 0x4000, 0x8000
+_ONLYDIR = 0x01000000
+_CHANGES = _CLOSE_WRITE | _ATTRIB | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+_EVENT = struct.Struct("=iIII")
+_OPEN_NOT_FOLLOWED = os.O_CLOEXEC | os.O_NONBLOCK  # inotify_init1(2) takes the same bits
+
+Entry = tuple[str, tuple[str, ...], str]  # directory, names (empty: any), reason
+
+
+class Inotify:
+    """`wanted` holds what was asked for, `missing` what could not be watched: path → why."""
+
+    def __init__(self) -> None:
+        """Raises OSError where the kernel or a limit forbids it."""
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = self._call("inotify_init1", _OPEN_NOT_FOLLOWED)
+        self._watches: dict[int, list[Entry]] = {}
+        self._wanted: tuple[Entry, ...] = ()
+        self.missing: dict[str, str] = {}
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _call(self, name: str, *arguments: object) -> int:
+        result = int(getattr(self._libc, name)(*arguments))
+        if result < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return result
+
+    def watch(self, entries: Iterable[Entry]) -> None:
+        """From now on these, and nothing else. A directory that stays keeps its watch: no event is lost."""
+        self._wanted = tuple(entries)
+        before, self._watches, self.missing = self._watches, {}, {}
+        for entry in self._wanted:
+            self._add(entry)
+        for number in before.keys() - self._watches.keys():
+            try:
+                self._call("inotify_rm_watch", self._fd, number)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # the kernel was first: the directory is gone
+                    raise
+
+    def _add(self, entry: Entry) -> None:
+        path, names, reason = entry
+        while True:
+            try:
+                number = self._call("inotify_add_watch", self._fd, os.fsencode(path), _CHANGES | self._content(path))
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR) or path == "/":
+                    self.missing[path] = str(error.strerror)
+                    return
+            path, _, name = path.rpartition("/")
+            path, names = path or "/", (name,)
+        self._watches.setdefault(number, []).append((path, names, reason))
+
+    @staticmethod
+    def _content(path: str) -> int:
+        """The kernel's own files are never closed after a change."""
+        return _MODIFY if path.startswith("/sys/fs/cgroup/") else 0
+
+    def read(self) -> tuple[str, ...]:
+        """The reasons of the changes since, each once; re-arms where a directory came or went."""
+        reasons: dict[str, None] = {}
+        moved = False
+        try:
+            data = os.read(self._fd, 1 << 16)
+        except BlockingIOError:
+            return ()
+        at = 0
+        while at < len(data):
+            number, mask, _, length = _EVENT.unpack_from(data, at)
+            name = os.fsdecode(data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0"))
+            at += _EVENT.size + length
+            if mask & _OVERFLOW:
+                reasons.update((reason, None) for _, _, reason in self._wanted)
+                continue
+            for path, names, reason in self._watches.get(number, ()):
+                if mask & (_DELETE_SELF | _MOVE_SELF | _IGNORED) or not names or name in names:
+                    reasons[reason] = None
+                    moved = moved or (path, names, reason) not in self._wanted
+            moved = moved or bool(mask & (_DELETE_SELF | _MOVE_SELF | _IGNORED))
+        if moved:
+            self.watch(self._wanted)
+        return tuple(reasons)

@@ -1,0 +1,387 @@
+"""The loop: epoll over the wake-up sources, one worker at a time, the pulse, signals, systemd.
+
+A source that this machine does not give is listed in `missing` and tried again with every full pass; until then the
+timer, and where it can the pulse, stand in for it. The configuration is never read here: the worker reads it, and
+hands back what to watch.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Callable, NoReturn, Optional, Protocol, TypeVar
+
+from .channel import Worker
+from .firewall import Legacy, Rules
+from .inotify import Inotify
+from .network import Network
+from .notify import Notifier
+from .probe import Probe
+from .schedule import FULL, Schedule
+from .socklook import AGAIN, Look
+from .watch import Wake, WatchList, default
+from .worker import Pass
+
+_RESTART = 1.0  # seconds that systemd gets to restart a killed sshd
+_STOP = 15.0  # seconds that a pass gets to finish or roll back when the daemon stops
+_JUMP = 2.0  # seconds that the wall clock may move against the other one
+_CHANGERS = 16  # programs that changed the rules, remembered until the next pass
+_FLOOD, _NAP = 8, 0.05  # so many turns without a pause, and events are gathered for a while before they are read
+
+_Source = TypeVar("_Source", bound="Source")
+
+
+class Source(Protocol):
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+def clock() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Loop:
+    """`worker` makes a pass in a forked child; `watch` stands until the first one has handed back its own."""
+
+    def __init__(self, config_path: str, root: str, *, worker: Worker, watch: Optional[WatchList] = None) -> None:
+        self._config_path, self._root, self._worker = config_path, root, worker
+        self._list = watch or default(config_path)
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[float], None]] = {}
+        self._schedule = Schedule()
+        self._notifier = Notifier(os.environ)
+        self._missing: dict[str, str] = {}
+        self._rules: Optional[Rules] = None
+        self._network: Optional[Network] = None
+        self._inotify: Optional[Inotify] = None
+        self._look: Optional[Look] = None
+        self._legacy: Optional[Legacy] = None
+        self._pidfds: dict[int, int] = {}
+        self._probe = Probe()
+        self._probed: Optional[str] = None
+        self._pass: Optional[Pass] = None
+        self._changers: dict[tuple[int, str], int] = {}  # → generation
+        self._trouble = ""
+        self._stopping = False
+        self._turns = 0  # in a row that had events at once
+        self._wall = time.time() - clock()
+        self._pulse_at = self._probe_at = self._alive_at = float("inf")
+
+    def run(self) -> int:
+        """Until SIGTERM. Returns the exit status."""
+        now = clock()
+        self._arm_signals()
+        self._arm()
+        self._watch(self._list, now)
+        self._schedule.stale("start", now)
+        self._notifier.ready(self._list.status)
+        self._alive_at = now + self._notifier.every
+        while not (self._stopping and self._pass is None):
+            self._turn()
+        self._close()
+        return 0
+
+    # -- one turn
+
+    def _turn(self) -> None:
+        if self._turns > _FLOOD:
+            time.sleep(_NAP)
+        before = clock()
+        events = self._epoll.poll(max(0.0, self._next() - before))
+        now = clock()
+        self._turns = self._turns + 1 if events and now - before < _NAP else 0
+        for descriptor, _ in events:
+            handler = self._handlers.get(descriptor)
+            if handler:  # an earlier event of this turn may have closed it
+                handler(now)
+        if now >= self._pulse_at:
+            self._pulse(now)
+        if now >= min(self._probe_at, self._probe.until):
+            self._probe_again(now)
+        if self._pass:
+            self._pass.enforce(now)
+        elif not self._stopping and now >= self._schedule.due():
+            self._begin(now)
+        if now >= self._alive_at:
+            self._alive_at = now + self._notifier.every
+            if not (self._pass and self._pass.stuck(now)):
+                self._notifier.alive()
+
+    def _next(self) -> float:
+        work = self._pass.next if self._pass else self._schedule.due()
+        return min(work, self._pulse_at, self._probe_at, self._probe.until, self._alive_at)
+
+    # -- passes
+
+    def _begin(self, now: float) -> None:
+        reasons, first = self._schedule.take(now)
+        wake = Wake(
+            reasons,
+            tuple(self._changers),
+            first,
+            self._schedule.crashes,
+            self._trouble,
+            tuple(f"{name}: {why}" for name, why in sorted(self._missing.items())),
+        )
+        self._changers = {}
+        self._pass = Pass(self._worker, self._config_path, self._root, wake=wake, now=now, deadline=self._list.deadline)
+        self._on(self._pass.fileno(), self._hear)
+
+    def _hear(self, now: float) -> None:
+        if self._pass and not self._pass.read(now):
+            self._off(self._pass.fileno())
+
+    def _reap(self, now: float) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if self._pass and pid == self._pass.pid:
+                self._off(self._pass.fileno())
+                self._pass.ended(status)
+                made, self._pass = self._pass, None
+                self._ended(made, usage.ru_utime + usage.ru_stime, now)
+
+    def _ended(self, made: Pass, cost: float, now: float) -> None:
+        full = not FULL.isdisjoint(made.wake.reasons)
+        if made.watch:
+            self._trouble = ""
+            self._schedule.ended(now, cost=cost, interval=made.watch.interval, again=made.watch.again, full=full)
+            if full:
+                self._arm()
+            self._watch(made.watch, now)
+            self._notifier.status(made.watch.status)
+        else:
+            self._trouble = made.trouble
+            _say(made.trouble)
+            self._changers = {**dict.fromkeys(made.wake.by, 0), **self._changers}
+            self._schedule.crashed(now, cost=cost, reasons=made.wake.reasons)
+            self._notifier.status(f"{made.trouble}; it will be made again")
+        if "reload" in made.wake.reasons:
+            self._notifier.ready(made.watch.status if made.watch else made.trouble)
+
+    # -- sources
+
+    def _on(self, descriptor: int, handler: Callable[[float], None]) -> None:
+        self._epoll.register(descriptor, select.EPOLLIN)
+        self._handlers[descriptor] = handler
+
+    def _off(self, descriptor: int) -> None:
+        if self._handlers.pop(descriptor, None):
+            self._epoll.unregister(descriptor)
+
+    def _arm(self) -> None:
+        """Opens the sources that are not open."""
+        self._rules = self._rules or self._open("ruleset", Rules, self._rules_changed)
+        self._network = self._network or self._open("network", Network, self._network_changed)
+        self._inotify = self._inotify or self._open("files", Inotify, self._files_changed)
+        self._look = self._look or self._open("listener", Look, None)
+
+    def _open(
+        self, name: str, kind: Callable[[], _Source], handler: Optional[Callable[[float], None]]
+    ) -> Optional[_Source]:
+        try:
+            made = kind()
+        except OSError as error:
+            self._missing[name] = error.strerror or str(error)
+            return None
+        if handler:
+            self._on(made.fileno(), handler)
+        self._missing.pop(name, None)
+        return made
+
+    def _watch(self, wanted: WatchList, now: float) -> None:
+        """From now on what the last pass asked for."""
+        self._list = wanted
+        if self._rules and wanted.generation and wanted.generation == self._rules.generation:
+            self._rules_changed(now)  # what waits to be read is the pass's own doing, too
+            if wanted.generation == self._rules.generation:
+                self._schedule.forget("ruleset")
+        self._changers = {who: made for who, made in self._changers.items() if made > wanted.generation}
+        if self._inotify:
+            self._inotify.watch(wanted.directories)
+            self._missing.pop("files", None)
+            if self._inotify.missing:
+                self._missing["files"] = ", ".join(f"{path} ({why})" for path, why in self._inotify.missing.items())
+        if self._look:
+            self._look.watch(wanted.ports)
+        if wanted.legacy and not self._legacy:
+            self._legacy = Legacy()
+        self._watch_processes(wanted.pids, now)
+        self._pulse_at = min(self._pulse_at, now + wanted.pulse) if wanted.pulse > 0 else float("inf")
+        if wanted.probe <= 0:
+            self._probe_at = float("inf")
+        elif self._probe_at == float("inf"):
+            self._probe_at = now + wanted.probe
+
+    def _watch_processes(self, pids: tuple[int, ...], now: float) -> None:
+        for pid in self._pidfds.keys() - set(pids):
+            self._drop_process(pid)
+        for pid in pids:
+            if pid in self._pidfds:
+                continue
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                self._exited(now)
+                continue
+            except OSError as error:
+                self._missing["sshd"] = str(error.strerror)
+                continue
+            self._pidfds[pid] = descriptor
+            self._missing.pop("sshd", None)
+            self._on(descriptor, lambda at, pid=pid: self._process_ended(pid, at))  # type: ignore[misc]
+
+    def _drop_process(self, pid: int) -> None:
+        descriptor = self._pidfds.pop(pid)
+        self._off(descriptor)
+        os.close(descriptor)
+
+    # -- events
+
+    def _process_ended(self, pid: int, now: float) -> None:
+        self._drop_process(pid)
+        self._exited(now)
+
+    def _exited(self, now: float, reason: str = "sshd-exit") -> None:
+        self._schedule.stale(reason, now, _RESTART if self._list.restarts_itself else 0.0)
+
+    def _rules_changed(self, now: float) -> None:
+        if not self._rules:
+            return
+        for made in self._rules.read():
+            self._schedule.stale("ruleset", now)
+            if made.pid:
+                self._changers.pop((made.pid, made.program), None)
+                self._changers[made.pid, made.program] = made.id
+        while len(self._changers) > _CHANGERS:
+            del self._changers[next(iter(self._changers))]
+
+    def _network_changed(self, now: float) -> None:
+        if self._network and self._network.read():
+            self._schedule.stale("network", now)
+
+    def _files_changed(self, now: float) -> None:
+        for reason in self._inotify.read() if self._inotify else ():
+            self._schedule.stale(reason, now)
+
+    def _pulse(self, now: float) -> None:
+        suspect = False
+        if self._look:
+            changed, hung = self._look.look(now)
+            if changed:
+                self._exited(now, "listener")
+            if hung:
+                self._schedule.stale("queue", now)
+            suspect = self._look.suspect
+        if self._rules and self._rules.moved():
+            self._schedule.stale("ruleset", now)
+        if self._legacy and self._list.legacy:
+            self._look_at_legacy(now)
+        wall = time.time() - now
+        if abs(wall - self._wall) > _JUMP:
+            self._schedule.stale("clock", now)
+        self._wall = wall
+        self._pulse_at = now + (min(AGAIN, self._list.pulse) if suspect else self._list.pulse)
+
+    def _look_at_legacy(self, now: float) -> None:
+        assert self._legacy
+        try:
+            if self._legacy.moved(now):
+                self._schedule.stale("legacy", now)
+            self._missing.pop("legacy", None)
+        except OSError as error:
+            self._missing["legacy"] = error.strerror or str(error)
+
+    def _probe_again(self, now: float) -> None:
+        if now >= self._probe.until:
+            self._off(self._probe.fileno())
+            self._probe.give_up()
+            self._probe_answered(now)
+        if now >= self._probe_at:
+            self._probe_at = now + self._list.probe
+            self._off(self._probe.fileno())
+            self._probe.begin(self._list.probe_at, now)
+            if self._probe.answer:
+                self._probe_answered(now)
+            else:
+                self._on(self._probe.fileno(), self._probe_heard)
+
+    def _probe_heard(self, now: float) -> None:
+        descriptor = self._probe.fileno()
+        if self._probe.read():
+            self._handlers.pop(descriptor, None)  # closed, and so gone from epoll
+            self._probe_answered(now)
+
+    def _probe_answered(self, now: float) -> None:
+        if self._probe.answer != (self._probed or "banner"):
+            self._schedule.stale("banner", now)
+        self._probed = self._probe.answer
+
+    # -- signals
+
+    def _arm_signals(self) -> None:
+        self._signals, end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+            signal.signal(number, _noted)
+        self._on(self._signals, self._signalled)
+
+    def _signalled(self, now: float) -> None:
+        for number in set(os.read(self._signals, 1 << 12)):
+            if number == signal.SIGCHLD:
+                self._reap(now)
+            elif number == signal.SIGHUP:
+                self._notifier.reloading()
+                self._schedule.stale("reload", now)
+            elif number == signal.SIGUSR1:
+                self._schedule.stale("request", now)
+            elif number in (signal.SIGTERM, signal.SIGINT):
+                self._stopping = True
+                self._notifier.stopping()
+                if self._pass:
+                    self._pass.stop(now, within=_STOP)
+
+    def _close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for pid in tuple(self._pidfds):
+            self._drop_process(pid)
+        for source in (self._rules, self._network, self._inotify, self._look, self._legacy, self._probe, self._epoll):
+            if source:
+                source.close()
+
+
+def _noted(number: int, frame: Optional[FrameType]) -> None:
+    """The wake-up descriptor has it."""
+
+
+def _say(text: str) -> None:
+    print(f"ec2ssh-agent: {text}", file=sys.stderr, flush=True)
+
+
+def _make_pass(config_path: str, root: str, wake: Wake) -> WatchList:
+    from .. import passes
+
+    watch: WatchList = passes.worker(config_path, root, wake)
+    return watch
+
+
+def serve(config_path: str, root: str) -> int:
+    """The daemon in this process."""
+    return Loop(config_path, root, worker=_make_pass).run()
+
+
+def run(config_path: str, root: str) -> NoReturn:
+    """The daemon, in a fresh interpreter: argparse and the rest of the command line would stay in its memory for good.
+
+    Same pid; raises OSError.
+    """
+    main = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+    os.execv(sys.executable, [sys.executable, "-I", main, config_path, root])

@@ -1,0 +1,108 @@
+"""When the next pass starts. Pure: the time is handed in, seconds of one clock that never jumps.
+
+- A burst is one pass: it starts when nothing new came for QUIET seconds, or BURST after the first event.
+- Passes that events ask for get SHARE of one core, with BUDGET seconds of CPU at hand, which a quiet while fills up
+  again at once. So single faults are met at once however many there are, and a host whose rules change all the time
+  costs SHARE, or one pass every LONGEST seconds where a pass is dear.
+- After a crash the pass is made again, later each time; events wait a little, too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+QUIET, BURST = 0.03, 0.15
+SHARE, BUDGET, LONGEST = 0.035, 0.5, 5.0
+_CALM, _CALM_FACTOR = 1.0, 10.0  # a quiet while: so long, and so many times the CPU time of the last pass
+_RETRY_LONGEST, _EVENT_LONGEST = 300.0, 5.0
+# Wanted by the last pass, by the clock or by a person: they cost what they cost, and wait for nothing.
+_FREE = frozenset(("start", "timer", "reload", "verify", "request"))
+FULL = frozenset(("start", "timer", "reload"))  # re-read everything
+
+
+class _Stale(NamedTuple):
+    first: float
+    delay: float  # not before first + delay
+
+
+class Schedule:
+    def __init__(self) -> None:
+        self._stale: dict[str, _Stale] = {}
+        self._first = self._last = float("-inf")  # event of the burst; any event or end of a pass
+        self._balance, self._balance_at = BUDGET, 0.0
+        self._calm = _CALM
+        self._events_not_before = float("-inf")
+        self._timer = self._again = float("inf")
+        self._running = False
+        self.crashes = 0  # in a row
+
+    def stale(self, reason: str, now: float, delay: float = 0.0) -> None:
+        """An event: what `reason` names must be looked at, not before `delay` seconds."""
+        if not any(self._ready_alone(name) for name in self._stale):
+            self._first = now
+            if not self._running and now - self._last >= self._calm:
+                self._balance, self._balance_at = BUDGET, now
+        self._last = now
+        self._stale.setdefault(reason, _Stale(now, delay))
+
+    def forget(self, reason: str) -> None:
+        """The last pass has seen that already."""
+        self._stale.pop(reason, None)
+
+    def _ready_alone(self, reason: str) -> bool:
+        return not self._stale[reason].delay
+
+    def due(self) -> float:
+        """When the next pass starts."""
+        return min((*(self._when(name) for name in self._stale), self._timer, self._again))
+
+    def _when(self, reason: str) -> float:
+        if reason in _FREE:
+            return self._stale[reason].first
+        event = self._stale[reason]
+        settled = event.first + event.delay if event.delay else min(self._last + QUIET, self._first + BURST)
+        wait = min(max(0.0, -self._balance / SHARE), LONGEST)
+        return max(settled, self._balance_at + wait, self._events_not_before)
+
+    def take(self, now: float) -> tuple[tuple[str, ...], float]:
+        """The reasons of the pass that starts now, and the first sight of the eldest."""
+        if self._again <= now:
+            self._stale.setdefault("verify", _Stale(self._again, 0.0))
+        if self._timer <= now:
+            self._stale.setdefault("timer", _Stale(self._timer, 0.0))
+            self._timer = float("inf")
+        self._again = float("inf")
+        # What has to wait by itself stays; the rest comes along with whatever is due.
+        ready = [name for name, event in self._stale.items() if event.first + event.delay <= now]
+        first = min((self._stale[name].first for name in ready), default=now)
+        for name in ready:
+            del self._stale[name]
+        self._running = True
+        return tuple(ready), first
+
+    def ended(self, now: float, *, cost: float, interval: float, again: Optional[float], full: bool) -> None:
+        """A pass ended well, having used `cost` seconds of CPU; the next full one `interval` after a full one."""
+        self._debit(now, cost)
+        self.crashes = 0
+        self._events_not_before = float("-inf")
+        self._timer = now + interval if full else min(self._timer, now + interval)
+        self._again = float("inf") if again is None else now + max(0.0, again)
+
+    def crashed(self, now: float, *, cost: float, reasons: tuple[str, ...]) -> None:
+        """It did not: everything that it was for is still to be looked at."""
+        self._debit(now, cost)
+        wait = 2.0 ** min(self.crashes, 16)
+        self.crashes += 1
+        self._events_not_before = now + min(wait, _EVENT_LONGEST)
+        self._timer = min(self._timer, now + min(wait, _RETRY_LONGEST))
+        for reason in reasons:
+            if reason not in _FREE:
+                self._stale.setdefault(reason, _Stale(now, min(wait, _RETRY_LONGEST)))
+
+    def _debit(self, now: float, cost: float) -> None:
+        self._balance = min(BUDGET, self._balance + (now - self._balance_at) * SHARE) - cost
+        self._balance = max(self._balance, -LONGEST * SHARE)
+        self._balance_at = now
+        self._running = False
+        self._calm = max(_CALM, _CALM_FACTOR * cost)
+        self._last = now

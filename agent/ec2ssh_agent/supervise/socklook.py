@@ -1,0 +1,70 @@
+"""The supervisor's own look at sshd's listeners, once a pulse, by SOCK_DIAG."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from ..netlink import SOCK_DIAG, listening, open_socket
+
+HUNG = 1.0  # seconds that a queue must not have drained for
+AGAIN = 0.25  # between two looks while connections wait
+
+
+class Queue:
+    """An accept queue that holds connections and never got shorter for HUNG seconds: nobody accepts. Pure."""
+
+    def __init__(self) -> None:
+        self._length = 0
+        self._since = 0.0
+        self._told = False
+
+    def hung(self, length: int, now: float) -> bool:
+        """Once for each time that it is so."""
+        if not length or length < self._length or not self._length:
+            self._since, self._told = now, False
+        self._length = length
+        if length and not self._told and now - self._since >= HUNG:
+            self._told = True
+            return True
+        return False
+
+    @property
+    def suspect(self) -> bool:
+        return bool(self._length) and not self._told
+
+
+class Look:
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._socket = open_socket(SOCK_DIAG)
+        self._ports: tuple[int, ...] = ()
+        self._known: Optional[tuple[tuple[bytes, int], ...]] = None
+        self._queues: dict[tuple[bytes, int], Queue] = {}
+        self.look(0.0)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def watch(self, ports: tuple[int, ...]) -> None:
+        if ports != self._ports:
+            self._ports, self._known, self._queues = ports, None, {}
+
+    def look(self, now: float) -> tuple[bool, bool]:
+        """Whether the listeners are others than at the last look, and whether an accept queue hangs. Raises OSError."""
+        found = listening(self._socket, self._ports)
+        now_there = tuple(sorted((one.address, one.port) for one in found))
+        lengths: dict[tuple[bytes, int], int] = {}
+        for one in found:  # with SO_REUSEPORT an address has several queues
+            lengths[one.address, one.port] = lengths.get((one.address, one.port), 0) + one.queue
+        self._queues = {key: self._queues.get(key) or Queue() for key in lengths}
+        hung = [queue.hung(lengths[key], now) for key, queue in self._queues.items()]
+        before, self._known = self._known, now_there
+        return before is not None and before != now_there, any(hung)
+
+    @property
+    def suspect(self) -> bool:
+        """Connections wait: look again soon."""
+        return any(queue.suspect for queue in self._queues.values())

@@ -1,0 +1,75 @@
+"""What the supervisor tells a pass (Wake), and what a pass hands back (WatchList). Plain data."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple, Optional
+
+
+class Wake(NamedTuple):
+    """Why a pass is made. Reasons: start, timer, reload, verify (a pass wanted to be followed), request (SIGUSR1),
+    clock, ruleset, legacy, network, sshd-exit, listener (the set of listeners on sshd's ports changed), queue (the
+    accept queue did not drain for a second), banner (the probe's answer changed), and those of `directories`."""
+
+    reasons: tuple[str, ...]
+    by: tuple[tuple[int, str], ...] = ()  # pid (outer namespace) and program of who changed the rules, latest last
+    mono: float = 0.0  # first sight, seconds of CLOCK_BOOTTIME
+    crashes: int = 0  # passes in a row that crashed or overran
+    trouble: str = ""  # how the last of them ended
+    missing: tuple[str, ...] = ()  # wake-up sources that this machine does not give: "name: why"
+
+    def to_json(self) -> str:
+        return json.dumps(self._asdict())
+
+
+class WatchList(NamedTuple):
+    """What to watch until the next pass. Times in seconds."""
+
+    interval: float = 1800.0  # a full pass at least this often
+    pulse: float = 1.0  # the supervisor's own look; 0: none
+    again: Optional[float] = None  # until a wanted pass: settle, verification, back-off
+    pids: tuple[int, ...] = ()  # sshd's main process
+    ports: tuple[int, ...] = ()
+    directories: tuple[tuple[str, tuple[str, ...], str], ...] = ()  # path, names (empty: any), reason
+    legacy: bool = True  # look at the legacy tables
+    deadline: float = 60.0  # of the next pass
+    status: str = ""  # one line for systemd
+    restarts_itself: bool = False  # systemd restarts a killed sshd: wait before acting
+    generation: int = 0  # of nf_tables, as the pass last read the rules; 0: unknown
+    probe: float = 0.0  # every so often, read sshd's banner; 0: never
+    probe_at: tuple[str, int] = ("127.0.0.1", 22)
+
+    def to_json(self) -> str:
+        return json.dumps(self._asdict())
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def from_json(text: str) -> WatchList:
+    """Raises ValueError or TypeError for anything but a watch list."""
+    return WatchList(**{name: _frozen(value) for name, value in json.loads(text).items()})
+
+
+def default(config_path: str) -> WatchList:
+    """What is watched before the first pass has said what there is; a pass may start from it, too."""
+    configuration, _, name = config_path.rpartition("/")
+    sshd = ("invocation:ssh.service", "invocation:sshd.service", "invocation:ssh.socket", "invocation:sshd.socket")
+    return WatchList(
+        status="starting",
+        directories=(
+            (configuration or "/", (name, f"{name}.d"), "config"),
+            (f"{config_path}.d", (), "config"),
+            ("/etc/ssh", (), "sshd-config"),
+            ("/etc/ssh/sshd_config.d", (), "sshd-config"),
+            ("/etc", ("hosts.allow", "hosts.deny"), "wrappers"),
+            ("/etc", ("nologin",), "nologin"),
+            ("/run", ("nologin",), "nologin"),
+            ("/etc/ufw", (), "ufw"),
+            ("/etc/firewalld", (), "firewalld"),
+            ("/etc/firewalld/zones", (), "firewalld"),
+            # systemd keeps a link here for every unit that is up: an event at its start and at its stop.
+            ("/run/systemd/units", sshd, "socket-unit"),
+        ),
+    )

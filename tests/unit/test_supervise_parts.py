@@ -1,0 +1,373 @@
+"""Parts of the supervisor with real kernel objects: inotify, the notify socket, the accept queue's rule, the pipe."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from ec2ssh_agent.supervise.inotify import Inotify
+from ec2ssh_agent.supervise.notify import Notifier
+from ec2ssh_agent.supervise.probe import Probe
+from ec2ssh_agent.supervise.socklook import HUNG, Queue
+from ec2ssh_agent.supervise.watch import Wake, WatchList, default, from_json
+from ec2ssh_agent.supervise.worker import GRACE, Pass
+
+PATIENCE = 20.0
+
+
+# -- watch lists
+
+
+def test_a_watch_list_survives_the_pipe() -> None:
+    watch = default("/etc/x/agent.conf")._replace(again=0.3, pids=(1, 2), ports=(22, 2222), generation=7)
+    assert from_json(watch.to_json()) == watch
+    assert hash(from_json(watch.to_json())) == hash(watch)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"interval": 1, "nonsense": 2}'])
+def test_nonsense_is_no_watch_list(text: str) -> None:
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        from_json(text)
+
+
+# -- inotify
+
+
+def reasons(inotify: Inotify) -> set[str]:
+    """All that comes within 100 ms of the last event."""
+    found: set[str] = set()
+    while select.select([inotify], [], [], 0.1)[0]:
+        found.update(inotify.read())
+    return found
+
+
+def test_replaced_edited_removed_and_chmodded_files_are_seen(tmp_path: Path) -> None:
+    inotify = Inotify()
+    inotify.watch(((str(tmp_path), ("hosts.deny",), "wrappers"),))
+    target = tmp_path / "hosts.deny"
+    for change in (
+        lambda: target.write_text("ALL: ALL\n"),
+        lambda: (tmp_path / "new").write_text("x") and os.replace(tmp_path / "new", target),
+        lambda: target.chmod(0o600),
+        lambda: target.unlink(),
+    ):
+        change()
+        assert reasons(inotify) == {"wrappers"}
+    (tmp_path / "other").write_text("x")
+    assert reasons(inotify) == set()
+    inotify.close()
+
+
+def test_two_reasons_in_one_directory_and_any_name(tmp_path: Path) -> None:
+    inotify = Inotify()
+    path = str(tmp_path)
+    inotify.watch(((path, ("a",), "first"), (path, (), "second")))
+    (tmp_path / "b").touch()
+    assert reasons(inotify) == {"second"}
+    (tmp_path / "a").touch()
+    assert reasons(inotify) == {"first", "second"}
+    inotify.close()
+
+
+def test_a_directory_that_comes_goes_and_comes_again(tmp_path: Path) -> None:
+    inotify = Inotify()
+    deep = tmp_path / "etc" / "ssh" / "sshd_config.d"
+    inotify.watch(((str(deep), (), "sshd-config"),))
+    assert inotify.missing == {}
+    (tmp_path / "noise").touch()
+    assert reasons(inotify) == set()
+    for _ in range(2):
+        for part in (tmp_path / "etc", tmp_path / "etc" / "ssh", deep):
+            part.mkdir()
+            assert reasons(inotify) == {"sshd-config"}
+        (deep / "50-cloud.conf").write_text("Port 22\n")
+        assert reasons(inotify) == {"sshd-config"}
+        (deep / "50-cloud.conf").unlink()
+        deep.rmdir()
+        assert reasons(inotify) == {"sshd-config"}
+        (tmp_path / "etc" / "ssh").rename(tmp_path / "elsewhere")
+        assert reasons(inotify) == {"sshd-config"}
+        (tmp_path / "etc").rmdir()
+        (tmp_path / "elsewhere").rmdir()
+        assert reasons(inotify) <= {"sshd-config"}
+    inotify.close()
+
+
+def test_a_new_list_drops_what_is_not_on_it_and_keeps_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    inotify = Inotify()
+    inotify.watch(((str(tmp_path / "a"), (), "a"), (str(tmp_path / "b"), (), "b")))
+    (tmp_path / "b" / "x").touch()
+    inotify.watch(((str(tmp_path / "b"), (), "b"),))
+    (tmp_path / "a" / "x").touch()
+    assert reasons(inotify) == {"b"}
+    inotify.close()
+
+
+def test_an_overflow_makes_everything_stale(tmp_path: Path) -> None:
+    inotify = Inotify()
+    inotify.watch(((str(tmp_path), ("never",), "files"),))
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.touch()
+    for _ in range(limit // 2 + 10):  # each rename is two events; equal neighbours would be merged
+        a.rename(b)
+        a, b = b, a
+    assert reasons(inotify) == {"files"}
+    inotify.close()
+
+
+# -- notify
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made.bind(str(tmp_path / "notify"))
+    made.settimeout(PATIENCE)
+    return made
+
+
+def test_what_systemd_is_told(systemd: socket.socket) -> None:
+    environment = {
+        "NOTIFY_SOCKET": systemd.getsockname(),
+        "WATCHDOG_USEC": "30000000",
+        "WATCHDOG_PID": str(os.getpid()),
+    }
+    notifier = Notifier(environment)
+    assert environment == {}
+    assert notifier.every == 15.0
+    notifier.ready("watching\nport 22")
+    assert systemd.recv(4096).decode().split("\n") == ["READY=1", f"MAINPID={os.getpid()}", "STATUS=watching port 22"]
+    notifier.status("watching port 22")
+    notifier.status("healthy")
+    notifier.status("healthy")
+    notifier.alive()
+    before = time.monotonic_ns() // 1000
+    notifier.reloading()
+    notifier.stopping()
+    told = [systemd.recv(4096).decode() for _ in range(5)]
+    assert told[:3] == ["STATUS=watching port 22", "STATUS=healthy", "WATCHDOG=1"]
+    assert told[4] == "STOPPING=1"
+    reload = dict(line.split("=") for line in told[3].split("\n"))
+    assert reload["RELOADING"] == "1" and reload["MAINPID"] == str(os.getpid())
+    assert before <= int(reload["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+
+
+def test_without_systemd_nothing_is_told_and_nothing_is_due() -> None:
+    notifier = Notifier({})
+    notifier.ready("x")
+    assert notifier.every == float("inf")
+    assert Notifier({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).every == float("inf")
+
+
+def test_an_abstract_socket_and_one_that_is_gone(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.bind(f"\0ec2ssh-notify-{os.getpid()}")
+        notifier = Notifier({"NOTIFY_SOCKET": f"@ec2ssh-notify-{os.getpid()}"})
+        notifier.alive()
+        made.settimeout(PATIENCE)
+        assert made.recv(100) == b"WATCHDOG=1"
+    notifier.alive()
+    assert "systemd was not told WATCHDOG=1" in capfd.readouterr().err
+
+
+# -- the accept queue
+
+
+def test_a_queue_that_drains_is_not_hung() -> None:
+    queue = Queue()
+    now = 0.0
+    for length in (1, 2, 1, 2, 1, 0, 3, 0, 1, 1, 1) * 10:
+        assert not queue.hung(length, now)
+        now += 0.2
+
+
+def test_a_queue_that_only_grows_is_hung_once_until_it_drains() -> None:
+    queue = Queue()
+    for _ in range(2):
+        told = [queue.hung(length, step * 0.25) for step, length in enumerate((0, 1, 1, 2, 2, 3, 3, 4))]
+        assert told == [False] * 5 + [True, False, False]
+        assert not queue.suspect
+        assert not queue.hung(0, 100.0)
+    assert HUNG == 1.0
+
+
+# -- the banner probe
+
+
+def answer(listener: socket.socket, greeting: bytes) -> tuple[str, bytes]:
+    probe = Probe()
+    probe.begin(listener.getsockname(), 0.0)
+    peer, _ = listener.accept()
+    with peer:
+        peer.settimeout(PATIENCE)
+        if greeting:
+            peer.sendall(greeting)
+        else:
+            peer.close()
+        assert select.select([probe], [], [], PATIENCE)[0]
+        got = probe.read()
+        sent = peer.recv(100) if greeting else b""
+    assert got and probe.until == float("inf")
+    return got, sent
+
+
+def test_the_probe_reads_the_banner_and_says_who_it_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert answer(listener, b"SSH-2.0-OpenSSH_9.2p1\r\n") == ("banner", b"SSH-2.0-ec2ssh-agent\r\n")
+        assert answer(listener, b"Exceeded MaxStartups\r\n")[0] == "banner"
+        assert answer(listener, b"") == ("closed", b"")
+        silent = Probe()
+        silent.begin(listener.getsockname(), 5.0)
+        assert silent.read() is None and silent.until > 5.0
+        silent.give_up()
+        assert silent.answer == "silent" and silent.fileno() == -1
+        address = listener.getsockname()
+    refused = Probe()
+    refused.begin(address, 0.0)
+    if refused.answer is None:
+        assert select.select([refused], [], [], PATIENCE)[0]
+    assert refused.read() == "refused"
+
+
+# -- passes
+
+
+def finished(made: Pass, *, clock: float = 0.0) -> Pass:
+    """Reads to the end of the pipe and reaps."""
+    while select.select([made], [], [], PATIENCE)[0] and made.read(clock):
+        continue
+    made.ended(os.waitpid(made.pid, 0)[1])
+    return made
+
+
+def good(config_path: str, root: str, wake: Wake) -> WatchList:
+    return WatchList(status=f"{config_path} {root} {wake.reasons}", ports=(22,))
+
+
+def test_a_pass_hands_back_its_watch_list() -> None:
+    made = finished(Pass(good, "/c", "/r", wake=Wake(("start",)), now=0.0, deadline=9.0))
+    assert made.trouble == ""
+    assert made.watch == WatchList(status="/c /r ('start',)", ports=(22,))
+
+
+def test_a_worker_has_its_own_session_and_no_descriptor_of_the_supervisor(tmp_path: Path) -> None:
+    def worker(config_path: str, root: str, wake: Wake) -> WatchList:
+        assert os.getsid(0) == os.getpid()
+        return WatchList(status=str(sorted(int(n) for n in os.listdir("/proc/self/fd"))))
+
+    with socket.socket() as kept:
+        assert kept.fileno() > 2
+        made = finished(Pass(worker, "", "", wake=Wake(()), now=0.0, deadline=9.0))
+    assert made.watch
+    assert len(made.watch.status.split(",")) == 5  # 0, 1, 2, the pipe, and the listing itself
+
+
+def test_a_crash_is_told_with_its_reason(capfd: pytest.CaptureFixture[str]) -> None:
+    def worker(config_path: str, root: str, wake: Wake) -> WatchList:
+        raise ZeroDivisionError("by nought")
+
+    made = finished(Pass(worker, "", "", wake=Wake(()), now=0.0, deadline=9.0))
+    assert (made.watch, made.trouble) == (None, "ZeroDivisionError: by nought")
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_killed_worker_and_one_that_hands_back_nothing() -> None:
+    def killed(config_path: str, root: str, wake: Wake) -> WatchList:
+        os.kill(os.getpid(), 9)
+        return WatchList()
+
+    def gone(config_path: str, root: str, wake: Wake) -> WatchList:
+        os._exit(0)
+
+    assert (
+        finished(Pass(killed, "", "", wake=Wake(()), now=0.0, deadline=9.0)).trouble
+        == "the pass was killed by signal 9"
+    )
+    assert "handed back nothing" in finished(Pass(gone, "", "", wake=Wake(()), now=0.0, deadline=9.0)).trouble
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def started_with(tmp_path: Path, *, tool: bool) -> tuple[Pass, int]:
+    """A pass that hangs in a program of its own session, with or without saying that it is an owner's tool."""
+    from ec2ssh_agent.supervise import channel
+
+    def worker(config_path: str, root: str, wake: Wake) -> WatchList:
+        import contextlib
+        import subprocess
+
+        with channel.busy(5.0) if tool else contextlib.nullcontext():
+            child = subprocess.Popen(["sleep", "300"], start_new_session=True)
+            (tmp_path / "new").write_text(str(child.pid))
+            os.replace(tmp_path / "new", tmp_path / "pid")
+            while True:  # deaf to SIGTERM, as a pass that hangs is
+                time.sleep(300)
+
+    made = Pass(worker, "", "", wake=Wake(()), now=100.0, deadline=2.0)
+    end = time.monotonic() + PATIENCE
+    while not (tmp_path / "pid").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    made.read(100.5)
+    return made, int((tmp_path / "pid").read_text())
+
+
+def test_a_pass_past_its_deadline_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    made, child = started_with(tmp_path, tool=False)
+    assert made.next == 102.0
+    made.enforce(101.9)
+    made.enforce(102.0)
+    assert made.next == 102.0 + GRACE
+    assert alive(made.pid) and alive(child)
+    made.enforce(102.0 + GRACE)
+    assert finished(made).trouble == "the pass took too long"
+    end = time.monotonic() + PATIENCE
+    while alive(child) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not alive(child)
+    assert not made.stuck(102.0 + GRACE) and made.stuck(102.0 + 9 * GRACE)
+
+
+def test_an_owners_tool_has_its_own_time_and_is_never_killed(tmp_path: Path) -> None:
+    made, child = started_with(tmp_path, tool=True)
+    try:
+        assert made.next == 100.5 + 5.0 + GRACE
+        made.stop(101.0, within=1.0)
+        assert made.next == 100.5 + 5.0 + GRACE
+        made.enforce(made.next)
+        made.ended(os.waitpid(made.pid, 0)[1])
+        assert made.watch is None and made.trouble
+        time.sleep(0.1)
+        assert alive(child)
+    finally:
+        os.kill(child, 9)
+
+
+def test_a_stopped_daemon_lets_the_pass_finish() -> None:
+    from ec2ssh_agent.supervise import channel
+
+    def worker(config_path: str, root: str, wake: Wake) -> WatchList:
+        with channel.busy(5.0):
+            print("ready", flush=True)
+        end = time.monotonic() + PATIENCE
+        while not channel.stopping() and time.monotonic() < end:
+            time.sleep(0.01)
+        return WatchList(status="finished")
+
+    made = Pass(worker, "", "", wake=Wake(()), now=0.0, deadline=9.0)
+    assert select.select([made], [], [], PATIENCE)[0]  # its handlers are in place
+    made.stop(1.0, within=15.0)
+    watch = finished(made, clock=1.0).watch
+    assert watch and watch.status == "finished"

@@ -1,0 +1,158 @@
+"""When the next pass starts, on a clock that the test turns."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import pytest
+
+from ec2ssh_agent.supervise.schedule import BURST, LONGEST, QUIET, SHARE, Schedule
+
+
+class Driver:
+    """A schedule that has made its first pass, with passes that cost nothing but what they are told to."""
+
+    def __init__(self, interval: float = 1800.0) -> None:
+        self.interval = interval
+        self.schedule = Schedule()
+        self.schedule.stale("start", 0.0)
+        assert self.schedule.due() == 0.0
+        self.run(0.0, again=None)
+
+    def run(
+        self, now: float, *, cost: float = 0.0, took: float = 0.0, again: Optional[float] = None
+    ) -> tuple[str, ...]:
+        reasons, _ = self.schedule.take(now)
+        full = bool({"start", "timer", "reload"} & set(reasons))
+        self.schedule.ended(now + took, cost=cost, interval=self.interval, again=again, full=full)
+        return reasons
+
+
+def test_a_single_event_waits_only_for_quiet() -> None:
+    driver = Driver()
+    driver.schedule.stale("ruleset", 100.0)
+    assert driver.schedule.due() == pytest.approx(100.0 + QUIET)
+    assert driver.schedule.take(100.0 + QUIET) == (("ruleset",), 100.0)
+    assert driver.schedule.due() == 1800.0
+
+
+def test_a_burst_is_one_pass_and_bounded() -> None:
+    driver = Driver()
+    now = 100.0
+    while now < driver.schedule.due():
+        driver.schedule.stale("ruleset", now)
+        now += QUIET / 3
+    assert driver.schedule.due() == pytest.approx(100.0 + BURST)
+    assert driver.run(now) == ("ruleset",)
+
+
+def test_a_full_pass_is_due_after_the_interval_whatever_happens_meanwhile() -> None:
+    driver = Driver(interval=60.0)
+    for now in range(1, 60, 2):
+        driver.schedule.stale("network", float(now))
+        assert driver.run(now + QUIET) == ("network",)
+    assert driver.schedule.due() == 60.0
+    assert driver.run(60.0) == ("timer",)
+    assert driver.schedule.due() == 120.0
+
+
+def test_a_wanted_pass_comes_when_it_was_wanted() -> None:
+    driver = Driver()
+    driver.schedule.stale("ruleset", 10.0)
+    driver.run(10.0 + QUIET, again=0.3)
+    assert driver.schedule.due() == pytest.approx(10.0 + QUIET + 0.3)
+    assert driver.run(driver.schedule.due()) == ("verify",)
+    assert driver.schedule.due() == 1800.0
+
+
+def test_a_killed_sshd_is_left_to_systemd_for_a_second_while_other_passes_go_on() -> None:
+    driver = Driver()
+    driver.schedule.stale("sshd-exit", 10.0, 1.0)
+    driver.schedule.stale("ruleset", 10.2)
+    assert driver.schedule.due() == pytest.approx(10.2 + QUIET)
+    assert driver.run(driver.schedule.due()) == ("ruleset",)
+    assert driver.schedule.due() == pytest.approx(11.0)
+    assert driver.run(driver.schedule.due()) == ("sshd-exit",)
+
+
+def test_endless_change_costs_its_share_and_no_more() -> None:
+    driver, cost, now, spent = Driver(), 0.06, 100.0, 0.0
+    longest = 0.0
+    last = now
+    while now < 160.0:
+        driver.schedule.stale("ruleset", now)
+        if driver.schedule.due() <= now:
+            driver.run(now, cost=cost, took=cost)
+            spent += cost
+            longest = max(longest, now - last)
+            last = now
+        now += 0.005
+    assert spent / 60.0 < 0.045
+    assert longest < 2.0
+
+
+def test_a_dear_pass_is_still_made_within_the_longest_wait() -> None:
+    driver = Driver()
+    for number in range(3):
+        driver.schedule.stale("ruleset", 100.0 + 10 * number)
+        driver.run(101.0 + 10 * number, cost=3.0)
+    driver.schedule.stale("ruleset", 121.1)
+    assert driver.schedule.due() == pytest.approx(121.0 + LONGEST)
+
+
+def test_single_faults_are_met_at_once_however_many() -> None:
+    driver, now = Driver(), 100.0
+    for _ in range(200):
+        driver.schedule.stale("ruleset", now)
+        assert driver.schedule.due() == pytest.approx(now + QUIET)
+        for again in (0.1, 0.1, None):
+            now = driver.schedule.due()
+            driver.run(now, cost=0.08, took=0.1, again=again)
+            now += 0.1
+        now += 1.2
+
+
+def test_what_a_person_or_the_last_pass_wants_waits_for_no_budget() -> None:
+    driver = Driver()
+    driver.schedule.stale("ruleset", 100.0)
+    driver.run(100.1, cost=5.0, took=5.0, again=0.3)
+    driver.schedule.stale("ruleset", 105.2)
+    assert driver.schedule.due() == pytest.approx(105.4)
+    assert set(driver.run(105.4, cost=5.0)) == {"ruleset", "verify"}
+    driver.schedule.stale("request", 105.5)
+    assert driver.schedule.due() == 105.5
+
+
+def test_events_during_a_pass_make_another_unless_it_has_seen_them() -> None:
+    driver = Driver()
+    for forgotten in (False, True):
+        driver.schedule.stale("ruleset", 10.0)
+        driver.schedule.take(10.1)
+        driver.schedule.stale("ruleset", 10.2)
+        driver.schedule.ended(10.3, cost=0.0, interval=1800.0, again=None, full=False)
+        if forgotten:
+            driver.schedule.forget("ruleset")
+        assert (driver.schedule.due() < 11.0) is not forgotten
+
+
+def test_crashes_are_retried_later_each_time_and_events_are_not_lost() -> None:
+    driver = Driver()
+    driver.schedule.stale("queue", 100.0)
+    now, waits = 100.1, []
+    for crash in range(12):
+        reasons, _ = driver.schedule.take(now)
+        assert "queue" in reasons
+        driver.schedule.crashed(now, cost=0.05, reasons=reasons)
+        assert driver.schedule.crashes == crash + 1
+        waits.append(driver.schedule.due() - now)
+        now = driver.schedule.due()
+    assert waits == pytest.approx([1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300])
+    driver.schedule.crashed(now, cost=0.0, reasons=driver.schedule.take(now)[0])
+    driver.schedule.stale("ruleset", now + 0.5)
+    assert driver.schedule.due() == pytest.approx(now + 5.0)
+    assert "ruleset" in driver.run(now + 5.0)
+    assert driver.schedule.crashes == 0
+
+
+def test_a_share_is_what_the_issue_asks_for() -> None:
+    assert SHARE + 0.01 < 0.05
