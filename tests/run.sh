@@ -17,7 +17,7 @@ cache=/var/cache/ec2ssh-agent
 packages="python3-venv python3-psutil python3-systemd python3-requests python3-jeepney python3-iptables
     iproute2 iptables nftables ipset openssh-client procps libwrap0 tcpd"
 instance_packages="systemd-container mmdebstrap dpkg-dev fakeroot python3-setuptools"
-lint_packages="shellcheck"
+lint_packages="shellcheck lintian man-db groff-base zsh"
 
 install_packages() {
     missing=""
@@ -29,7 +29,7 @@ install_packages() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get -o DPkg::Lock::Timeout=300 -qq update
     # shellcheck disable=SC2086 # a list of words
-    apt-get -o DPkg::Lock::Timeout=300 -qq -y install --no-install-recommends $missing >&2
+    apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -qq -y install --no-install-recommends $missing >/dev/null
 }
 
 make_venv() {
