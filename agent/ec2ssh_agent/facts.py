@@ -159,6 +159,7 @@ class Interface(NamedTuple):
     rp_filter: int = 0  # the effective one: max of all and this
     loopback: bool = False
     veth_outside: bool = False  # its peer is in another network namespace
+    master: int = 0  # index of the bridge, bond or VRF that it is a port of
 
 
 class Network(NamedTuple):

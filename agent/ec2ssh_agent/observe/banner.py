@@ -1,0 +1,89 @@
+"""What sshd answers a local connection: its banner, silence, or an end without one.
+
+After the banner the probe names itself and closes: one info line in sshd's log, where closing at once logs an error.
+Source: RFC 4253 section 4.2.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..facts import Banner, Listener
+from ..model import Fact, Seen, Unseen
+from ..reach.ruleset import Family
+
+_GREETING = b"SSH-2.0-ec2ssh-agent\r\n"
+_MOST = 255  # RFC 4253: the longest identification line
+_SECONDS = 2.0
+
+
+class Target(NamedTuple):
+    family: Family
+    address: str
+    port: int
+
+
+def target(listeners: Sequence[Listener]) -> Target:
+    """Where to knock: loopback of a listener on any address, IPv4 first; else a listener's own address."""
+    first = listeners[0].port
+    mine = [item for item in listeners if item.port == first]
+    for item in mine:
+        if item.address == 0 and (item.family is Family.IPV4 or not item.v6only):
+            return Target(Family.IPV4, "127.0.0.1", first)
+    for item in mine:
+        if item.family is Family.IPV4:
+            return Target(Family.IPV4, socket.inet_ntop(socket.AF_INET, item.address.to_bytes(4, "big")), first)
+    address = mine[0].address or 1
+    return Target(Family.IPV6, socket.inet_ntop(socket.AF_INET6, address.to_bytes(16, "big")), first)
+
+
+def probe(at: Target, *, seconds: float = _SECONDS) -> Fact[Banner]:
+    """Connects and reads a line. Unseen where the connection itself fails other than by being refused.
+
+    A connection that does not come about tells of the loopback's firewall or of a full accept queue, not of a banner.
+    """
+    where = f"{at.address} port {at.port}"
+    family = socket.AF_INET if at.family is Family.IPV4 else socket.AF_INET6
+    started = time.monotonic()
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(seconds)
+        try:
+            sock.connect((at.address, at.port))
+        except ConnectionRefusedError:
+            return Seen(Banner("", time.monotonic() - started, refused=True), where)
+        except socket.timeout:
+            return Unseen(f"{where}: no connection within {seconds:g} s")
+        except OSError as error:
+            return Unseen(f"{where}: {error.strerror}")
+        try:
+            line, ended = _line(sock, started + seconds)
+        except OSError as error:
+            if error.errno != errno.ECONNRESET:
+                return Unseen(f"{where}: {error.strerror}")
+            line, ended = b"", True
+    return Seen(Banner(line.decode("utf-8", "replace"), time.monotonic() - started, ended=ended and not line), where)
+
+
+def _line(sock: socket.socket, end: float) -> tuple[bytes, bool]:
+    """The first line, and whether the connection was ended. Raises OSError."""
+    got = b""
+    while b"\n" not in got and len(got) < _MOST:
+        left = end - time.monotonic()
+        if left <= 0:
+            return got.strip(), False
+        sock.settimeout(left)
+        try:
+            part = sock.recv(_MOST - len(got))
+        except socket.timeout:
+            return got.strip(), False
+        if not part:
+            return got.strip(), True
+        got += part
+    line = got.partition(b"\n")[0].strip()
+    if line.startswith(b"SSH-"):
+        sock.sendall(_GREETING)
+    return line, False

@@ -1,0 +1,381 @@
+"""sshd: its units, main process, listeners, banner, configuration, host keys and the directories it needs.
+
+What costs a run of sshd (`sshd -T`, some 15 ms) is asked again only when a file that it reads has changed.
+Sources: sshd(8), sshd_config(5), OpenSSH's sshd.c (order of the checks before `-t` and `-T` end).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Optional
+
+from ..config import Config
+from ..facts import Banner, ConfigTest, Effective, HostKey, Listener, Process, Sshd, UnitState
+from ..host import Host, HostError, NotFound
+from ..model import Fact, Seen, Unseen
+from . import banner, journal, sshd_config, systemd
+from .systemd import Looked, Systemd
+
+FORBIDDEN = f"{sshd_config.DIRECTORY}/sshd_not_to_be_run"
+_PRIVSEP_COMPLAINT = re.compile(r"[Mm]issing privilege separation directory: (\S+)")
+_PRIVSEP = ("/run/sshd", "/usr/share/empty.sshd", "/var/empty/sshd", "/var/lib/empty", "/var/empty")
+_AT_LINE = re.compile(r"(/\S+?)(?: line |: line )(\d+):")
+_NOISE = re.compile(r"@{5,}|^\s*$|^debug\d?:")
+
+
+class Run(NamedTuple):
+    """How this sshd is started: the program, its options, the main configuration file."""
+
+    program: str
+    options: tuple[str, ...]
+    main: str
+
+
+class Judged(NamedTuple):
+    """What sshd said of its own configuration."""
+
+    test: Fact[ConfigTest]
+    effective: Fact[Effective]
+
+
+def collect(
+    host: Host,
+    config: Config,
+    *,
+    units: Systemd,
+    listening: Fact[tuple[Listener, ...]],
+    previous: Optional[Sshd] = None,
+    fresh: bool = True,
+    probe: bool = True,
+    explain: bool = False,
+) -> Sshd:
+    """All that is to be known of sshd. `listening` are all listeners of the host. `fresh`: sshd is asked again though none of its files changed since `previous`.
+
+    With `explain` the journal is asked even where all is well.
+    """
+    service, socket = _seen(units.service), _seen(units.socket)
+    installed = _installed(host, service)
+    run = _how(host, _value(installed, ""), service)
+    read = _read(host, run.main)
+    files: Fact[tuple[tuple[str, str], ...]] = Seen(read.value.files, run.main) if isinstance(read, Seen) else read
+    said = sshd_config.effective(read.value.said) if isinstance(read, Seen) else None
+    process = _process(host, service)
+    main = process.value if isinstance(process, Seen) else None
+    privsep = _privsep(host)
+    known = _effective_keys(previous, files, said)
+    keys = _host_keys(host, known)
+    judged = _judge(host, run, files=files, keys=keys, privsep=privsep, previous=None if fresh else previous)
+    effective = _settled(judged.effective, said, run.main)
+    if isinstance(effective, Seen) and effective.value.host_keys != known:
+        keys = _host_keys(host, effective.value.host_keys)
+    listeners = _listeners(listening, service, socket)
+    port = _port(host, config, listeners=listeners, service=service, socket=socket, effective=effective, main=main)
+    sshd = Sshd(
+        installed=installed,
+        unit=_unit(units.service),
+        socket_unit=_unit(units.socket),
+        listeners=listeners,
+        port=port,
+        process=process,
+        test=_forgive(judged.test, service, main),
+        effective=effective,
+        files=files,
+        host_keys=keys,
+        privsep=privsep,
+        forbidden=_forbidden(host),
+    )
+    return sshd._replace(
+        banner=_banner(sshd, previous, probe),
+        reasons=journal.reasons(host, _unit_names(sshd)) if explain or _troubled(sshd) else Unseen("not asked"),
+    )
+
+
+def _seen(fact: Fact[Optional[Looked]]) -> Optional[Looked]:
+    return fact.value if isinstance(fact, Seen) else None
+
+
+def _value(fact: Fact[str], default: str) -> str:
+    return fact.value if isinstance(fact, Seen) else default
+
+
+def _unit(fact: Fact[Optional[Looked]]) -> Fact[UnitState]:
+    if isinstance(fact, Unseen):
+        return fact
+    return Seen(fact.value.state if fact.value else UnitState(""), fact.where)
+
+
+def _unit_names(sshd: Sshd) -> tuple[str, ...]:
+    units = [fact.value.name for fact in (sshd.unit, sshd.socket_unit) if isinstance(fact, Seen)]
+    return tuple(name for name in units if name)
+
+
+# -- how it is started
+
+
+def _installed(host: Host, service: Optional[Looked]) -> Fact[str]:
+    started = service.start[0] if service and service.start else ""
+    try:
+        for path in (started, host.program("sshd"), "/usr/lib/ssh/sshd"):
+            if path and host.exists(path):
+                return Seen(path, path)
+    except HostError as error:
+        return Unseen(f"sshd: {error}")
+    return Seen("", "no sshd in " + "/usr/sbin and PATH")
+
+
+def _how(host: Host, program: str, service: Optional[Looked]) -> Run:
+    start = service.start if service and service.start else (program, "$SSHD_OPTS", "$OPTIONS")
+    files = (*service.environment_files, "/etc/default/ssh", "/etc/sysconfig/sshd") if service else ()
+    if service and service.start:
+        files = service.environment_files
+    variables = [tuple(item.split("=", 1)) for item in (service.environment if service else ()) if "=" in item]
+    pairs = [(name, value) for name, value in variables]
+    for path in files:
+        try:
+            pairs += sshd_config.environment(host.read(path).decode("utf-8", "replace"))
+        except HostError:
+            continue  # EnvironmentFile=-: one that cannot be read gives no options
+    options = sshd_config.options(start, tuple(pairs))
+    return Run(program, options, sshd_config.main_file(options))
+
+
+def _read(host: Host, main: str) -> Fact[sshd_config.Read]:
+    try:
+        return Seen(sshd_config.read(host, main), main)
+    except HostError as error:
+        return Unseen(f"configuration: {error}")
+
+
+def _forbidden(host: Host) -> Fact[bool]:
+    try:
+        return Seen(host.exists(FORBIDDEN), FORBIDDEN)
+    except HostError as error:
+        return Unseen(str(error))
+
+
+# -- what it says of its configuration
+
+
+def _judge(
+    host: Host,
+    run: Run,
+    *,
+    files: Fact[tuple[tuple[str, str], ...]],
+    keys: Fact[tuple[HostKey, ...]],
+    privsep: Fact[Optional[HostKey]],
+    previous: Optional[Sshd],
+) -> Judged:
+    """`sshd -T`, which passes only what `sshd -t` passes; the last answer where nothing that it hangs on changed."""
+    if not run.program:
+        return Judged(Unseen("sshd is not installed"), Unseen("sshd is not installed"))
+    where = " ".join((run.program, "-T", *run.options))
+    if (
+        previous
+        and isinstance(files, Seen)
+        and (files, keys, privsep) == (previous.files, previous.host_keys, previous.privsep)
+        and isinstance(previous.test, Seen)
+        and previous.test.where == where
+    ):
+        return Judged(previous.test, previous.effective)
+    try:
+        got = host.run([run.program, "-T", *run.options], deadline=10.0, cap=1 << 20)
+        if got.code != 0:
+            # Old versions want -C for `-T` where there are Match blocks: only -t decides what is wrong.
+            tested = host.run([run.program, "-t", *run.options], deadline=10.0, cap=1 << 20)
+            test = complaint(tested.code, tested.err.decode("utf-8", "replace"))
+            return Judged(Seen(test, where), Unseen(f"sshd -T: {got.complaint}"))
+    except HostError as error:
+        return Judged(Unseen(f"sshd -t: {error}"), Unseen(f"sshd -T: {error}"))
+    return Judged(
+        Seen(complaint(0, got.err.decode("utf-8", "replace")), where), Seen(sshd_config.parse_dump(got.text), where)
+    )
+
+
+def complaint(code: int, text: str) -> ConfigTest:
+    """What `sshd -t` printed, in at most 400 characters, and the first file and line that it names."""
+    lines = [line.strip() for line in text.splitlines() if not _NOISE.search(line)]
+    said = "; ".join(dict.fromkeys(lines))[:400]
+    at = _AT_LINE.search(text)
+    return ConfigTest(code == 0, said, at.group(1).rstrip(":") if at else "", int(at.group(2)) if at else 0)
+
+
+def _forgive(test: Fact[ConfigTest], service: Optional[Looked], main: Optional[Process]) -> Fact[ConfigTest]:
+    """systemd makes the RuntimeDirectory= when it starts sshd: while nothing runs its absence is no fault.
+
+    It is the last thing that `sshd -t` looks at, so what comes before has passed.
+    """
+    if not isinstance(test, Seen) or test.value.good or main:
+        return test
+    missing = _PRIVSEP_COMPLAINT.fullmatch(test.value.complaint)
+    if missing and service and missing.group(1).rpartition("/")[2] in service.runtime_directories:
+        return Seen(ConfigTest(True, test.value.complaint), test.where)
+    return test
+
+
+def _settled(effective: Fact[Effective], said: Optional[Effective], main: str) -> Fact[Effective]:
+    """What `sshd -T` says; where it says nothing, what the files say."""
+    if isinstance(effective, Seen) or said is None:
+        return effective
+    return Seen(said, f"{main} (read; {effective.reason})")
+
+
+def _effective_keys(
+    previous: Optional[Sshd], files: Fact[tuple[tuple[str, str], ...]], said: Optional[Effective]
+) -> tuple[str, ...]:
+    """The host keys' paths as far as known before sshd is asked."""
+    if previous and isinstance(previous.effective, Seen) and files == previous.files:
+        return previous.effective.value.host_keys
+    return said.host_keys if said else sshd_config.DEFAULT_KEYS
+
+
+def _host_keys(host: Host, paths: tuple[str, ...]) -> Fact[tuple[HostKey, ...]]:
+    try:
+        return Seen(tuple(_file(host, path) for path in paths), sshd_config.DIRECTORY)
+    except HostError as error:
+        return Unseen(f"host keys: {error}")
+
+
+def _file(host: Host, path: str) -> HostKey:
+    got = host.stat(path)
+    if got is None:
+        return HostKey(path, False)
+    return HostKey(path, True, got.mode & 0o7777, got.uid, got.gid, got.size)
+
+
+def _privsep(host: Host) -> Fact[Optional[HostKey]]:
+    """The directory that unprivileged sshd processes chroot to; which one was compiled in. Debian makes /run/sshd."""
+    try:
+        if host.exists("/etc/debian_version"):
+            return Seen(_file(host, _PRIVSEP[0]), _PRIVSEP[0])
+        for path in _PRIVSEP:
+            if host.exists(path):
+                return Seen(_file(host, path), path)
+    except HostError as error:
+        return Unseen(f"privilege separation directory: {error}")
+    return Seen(None, "none of " + ", ".join(_PRIVSEP))
+
+
+# -- processes and listeners
+
+
+def _process(host: Host, service: Optional[Looked]) -> Fact[Optional[Process]]:
+    """The main process: systemd's, else the pid file's. None: sshd does not run (or only when a client comes)."""
+    try:
+        pid = service.state.main_pid if service else 0
+        pid = pid or systemd.pid_from_file(host)
+        return Seen(read_process(host, pid) if pid else None, f"/proc/{pid}" if pid else "no main process")
+    except NotFound:
+        return Seen(None, "it has just ended")
+    except HostError as error:
+        return Unseen(f"sshd's process: {error}")
+
+
+def read_process(host: Host, pid: int) -> Optional[Process]:
+    """Raises NotFound, Denied, Failed. None for a zombie. Source: proc_pid_status(5)."""
+    fields = {}
+    for line in host.read(f"/proc/{pid}/status").decode("utf-8", "replace").splitlines():
+        name, _, value = line.partition(":")
+        fields[name] = value.strip()
+    state = fields.get("State", "?")[:1]
+    if state in ("Z", "X"):
+        return None
+    return Process(pid, fields.get("Name", ""), state in ("T", "t"), fields.get("TracerPid", "0") != "0")
+
+
+def _names(*units: Optional[Looked]) -> frozenset[str]:
+    return frozenset(unit.state.name for unit in units if unit)
+
+
+def _listeners(
+    found: Fact[tuple[Listener, ...]], service: Optional[Looked], socket: Optional[Looked]
+) -> Fact[tuple[Listener, ...]]:
+    """Those of root, and those of sshd's units whoever owns them."""
+    if isinstance(found, Unseen):
+        return found
+    names = _names(service, socket)
+    return Seen(tuple(item for item in found.value if item.uid == 0 or item.unit in names), found.where)
+
+
+def _port(
+    host: Host,
+    config: Config,
+    *,
+    listeners: Fact[tuple[Listener, ...]],
+    service: Optional[Looked],
+    socket: Optional[Looked],
+    effective: Fact[Effective],
+    main: Optional[Process],
+) -> Fact[tuple[int, ...]]:
+    """The ports on which sshd is expected (contracts.md, expect.port)."""
+    if config.expect_port is not None:
+        return Seen((config.expect_port,), config.where("expect_port"))
+    if socket and socket.state.active == "active":
+        ports = tuple(dict.fromkeys(port for port in map(sshd_config.port_of, socket.listen) if port))
+        if ports:
+            return Seen(ports, socket.state.name)
+    configured = effective.value.ports if isinstance(effective, Seen) else ()
+    own = _own_ports(host, listeners, _names(service), main)
+    # A root user's forwarded port lives in the same unit where there is no logind: the configured ones go first.
+    best = [port for port in configured if port in own] or list(own)
+    if best:
+        return Seen(tuple(best), "sshd's listeners")
+    if configured and isinstance(effective, Seen):
+        return Seen(configured, effective.where)
+    return Seen((22,), "sshd's default")
+
+
+def _own_ports(
+    host: Host, listeners: Fact[tuple[Listener, ...]], names: frozenset[str], main: Optional[Process]
+) -> tuple[int, ...]:
+    """Ports on which sshd's unit, or its main process, listens."""
+    found = listeners.value if isinstance(listeners, Seen) else ()
+    ports = [item.port for item in found if item.unit and item.unit in names]
+    if not ports and main:
+        held = _sockets_of(host, main.pid)
+        ports = [item.port for item in found if item.inode in held]
+    return tuple(dict.fromkeys(ports))
+
+
+def _sockets_of(host: Host, pid: int) -> frozenset[int]:
+    """Inodes of a process's sockets; empty where that may not be read (another user's, or no CAP_SYS_PTRACE)."""
+    directory = f"/proc/{pid}/fd"
+    found = set()
+    try:
+        for name in host.listdir(directory):
+            target = host.readlink(f"{directory}/{name}")
+            if target.startswith("socket:["):
+                found.add(int(target[8:-1]))
+    except HostError:
+        return frozenset()
+    return frozenset(found)
+
+
+# -- banner
+
+
+def _banner(sshd: Sshd, previous: Optional[Sshd], probe: bool) -> Fact[Banner]:
+    if not isinstance(sshd.listeners, Seen) or not isinstance(sshd.port, Seen):
+        return Unseen("sshd's listeners were not seen")
+    mine = [item for port in sshd.port.value for item in sshd.listeners.value if item.port == port]
+    if not mine:
+        return Unseen("nobody listens")
+    if probe:
+        return banner.probe(banner.target(mine))
+    if previous and _same(previous, sshd):
+        return previous.banner
+    return Unseen("not probed")
+
+
+def _same(previous: Sshd, now: Sshd) -> bool:
+    """The same process on the same sockets: what it answered the last time still tells."""
+    inodes = [
+        sorted(item.inode for item in fact.value) if isinstance(fact, Seen) else []
+        for fact in (previous.listeners, now.listeners)
+    ]
+    return inodes[0] == inodes[1] and previous.process == now.process
+
+
+def _troubled(sshd: Sshd) -> bool:
+    """sshd ought to run and does not, so the journal may know why."""
+    units = [fact.value for fact in (sshd.unit, sshd.socket_unit) if isinstance(fact, Seen) and fact.value.name]
+    return bool(units) and not any(unit.active == "active" for unit in units)

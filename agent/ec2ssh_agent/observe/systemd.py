@@ -1,0 +1,201 @@
+"""sshd's units as systemd sees them, by D-Bus; without systemd, what its SysV script and pid file say.
+
+systemd's private socket comes first: it answers root when the bus daemon is down. Else the system bus.
+Source: org.freedesktop.systemd1(5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
+
+from ..facts import UnitState
+from ..host import Denied, Failed, Host, HostError, NotFound
+from ..model import Fact, Seen, Unseen
+from .dbus import SYSTEM_BUS, SYSTEMD, Bus, Call, Refused, get
+
+_SERVICE = "org.freedesktop.systemd1"
+_MANAGER = "/org/freedesktop/systemd1"
+_UNIT, _UNIT_SERVICE, _UNIT_SOCKET = (f"{_SERVICE}.{kind}" for kind in ("Unit", "Service", "Socket"))
+SERVICES = ("ssh.service", "sshd.service")
+SOCKETS = ("ssh.socket", "sshd.socket")
+_TARGETS = ("rescue.target", "emergency.target")
+
+
+class Looked(NamedTuple):
+    """A unit, and of it what only observation needs."""
+
+    state: UnitState
+    control_group: str = ""
+    start: tuple[str, ...] = ()  # the argument list of ExecStart, variables not expanded
+    environment: tuple[str, ...] = ()
+    environment_files: tuple[str, ...] = ()
+    listen: tuple[str, ...] = ()  # of a socket: its ListenStream addresses
+    runtime_directories: tuple[str, ...] = ()
+
+
+class Systemd(NamedTuple):
+    """What one conversation with systemd gave. A unit that does not exist is None."""
+
+    service: Fact[Optional[Looked]]
+    socket: Fact[Optional[Looked]]
+    target: Fact[str]  # rescue, emergency or ""
+    stopping: Fact[bool]
+
+
+def present(host: Host) -> bool:
+    """systemd is pid 1 (sd_booted(3))."""
+    return host.exists("/run/systemd/system")
+
+
+def object_path(unit: str) -> str:
+    """The unit's D-Bus path: every byte that is no letter or digit becomes _xx."""
+    return f"{_MANAGER}/unit/" + "".join(c if c.isalnum() and c.isascii() else f"_{ord(c):02x}" for c in unit)
+
+
+def connect(host: Host, *, deadline: float = 2.0) -> Bus:
+    """Raises HostError."""
+    try:
+        return Bus(host, SYSTEMD, deadline=deadline)
+    except (NotFound, Denied, Failed):
+        return Bus(host, SYSTEM_BUS, deadline=deadline)
+
+
+def collect(host: Host) -> Systemd:
+    """sshd's service and socket, and the state of the whole, in at most 2 × 2 s."""
+    if not present(host):
+        script = sysv(host)
+        none = Unseen("systemd is not pid 1")
+        return Systemd(script, Seen(None, "no systemd"), Seen("", "no systemd"), none)
+    try:
+        with connect(host) as bus:
+            return _converse(bus)
+    except HostError as error:
+        unseen = Unseen(f"systemd: {error}")
+        return Systemd(unseen, unseen, unseen, unseen)
+
+
+def _converse(bus: Bus) -> Systemd:
+    names = [*SERVICES, *SOCKETS, *_TARGETS]
+    listed, state = bus.ask(
+        [
+            Call(_SERVICE, _MANAGER, f"{_SERVICE}.Manager", "ListUnitsByNames", "as", (names,)),
+            get(_SERVICE, _MANAGER, f"{_SERVICE}.Manager", "SystemState"),
+        ]
+    )
+    if isinstance(listed, Refused):
+        raise listed
+    units = {entry[0]: entry for entry in listed[0]}
+    target = next((name[: -len(".target")] for name in _TARGETS if units.get(name, _NONE)[3] == "active"), "")
+    stopping: Fact[bool] = Unseen(f"systemd: {state}")
+    if not isinstance(state, Refused):
+        stopping = Seen(_value(state, "") == "stopping", "systemd: SystemState")
+    service = choose([units[name] for name in SERVICES if name in units])
+    socket = choose([units[name] for name in SOCKETS if name in units])
+    return Systemd(
+        Seen(_service(bus, service) if service else None, "systemd"),
+        Seen(_socket(bus, socket) if socket else None, "systemd"),
+        Seen(target, "systemd"),
+        stopping,
+    )
+
+
+_NONE = ("", "", "not-found", "inactive", "")
+
+
+def choose(entries: Sequence[Any]) -> str:
+    """Of ListUnitsByNames' entries the name of the unit that is sshd's: one that exists, best one that is active."""
+    existing = [entry for entry in entries if entry[2] != "not-found"]
+    busy = [entry for entry in existing if entry[3] != "inactive"] or [e for e in existing if e[2] == "loaded"]
+    return str((busy or existing)[0][0]) if existing else ""
+
+
+def _value(answer: Any, default: Any) -> Any:
+    """A property's value; the default where this version of systemd does not know the property."""
+    return default if isinstance(answer, Refused) else answer[0][1]
+
+
+def _properties(bus: Bus, unit: str, wanted: Sequence[tuple[str, str, Any]]) -> list[Any]:
+    """Values of (interface, property, default) in order."""
+    path = object_path(unit)
+    answers = bus.ask([get(_SERVICE, path, interface, name) for interface, name, _ in wanted])
+    return [_value(answer, default) for answer, (_, _, default) in zip(answers, wanted)]
+
+
+_COMMON: tuple[tuple[str, str, Any], ...] = (
+    (_UNIT, "Id", ""),
+    (_UNIT, "LoadState", "not-found"),
+    (_UNIT, "ActiveState", "inactive"),
+    (_UNIT, "SubState", ""),
+    (_UNIT, "UnitFileState", ""),
+    (_UNIT, "Job", (0, "/")),
+    (_UNIT, "InactiveExitTimestampMonotonic", 0),
+)
+
+
+def _state(values: Sequence[Any], result: str) -> UnitState:
+    name, load, active, sub, file_state, job, since = values
+    return UnitState(
+        name, load, active, sub, file_state=file_state or "", result=result, job=bool(job[0]), since=int(since)
+    )
+
+
+def _service(bus: Bus, unit: str) -> Looked:
+    wanted: tuple[tuple[str, str, Any], ...] = (
+        (_UNIT_SERVICE, "Result", ""),
+        (_UNIT_SERVICE, "MainPID", 0),
+        (_UNIT_SERVICE, "ExecMainStatus", 0),
+        (_UNIT_SERVICE, "Restart", "no"),
+        (_UNIT_SERVICE, "ControlGroup", ""),
+        (_UNIT_SERVICE, "ExecStart", []),
+        (_UNIT_SERVICE, "Environment", []),
+        (_UNIT_SERVICE, "EnvironmentFiles", []),
+        (_UNIT_SERVICE, "RuntimeDirectory", []),
+    )
+    values = _properties(bus, unit, (*_COMMON, *wanted))
+    common, (result, pid, status, restart, group, start, variables, files, runtime) = values[:7], values[7:]
+    state = _state(common, result)._replace(main_pid=int(pid), exit_status=int(status), restart=restart)
+    return Looked(
+        state,
+        control_group=group,
+        start=tuple(start[0][1]) if start else (),
+        environment=tuple(variables),
+        environment_files=tuple(entry[0] for entry in files),
+        runtime_directories=tuple(runtime),
+    )
+
+
+def _socket(bus: Bus, unit: str) -> Looked:
+    wanted: tuple[tuple[str, str, Any], ...] = (
+        (_UNIT_SOCKET, "Result", ""),
+        (_UNIT_SOCKET, "ControlGroup", ""),
+        (_UNIT_SOCKET, "Listen", []),
+    )
+    values = _properties(bus, unit, (*_COMMON, *wanted))
+    result, group, listen = values[7:]
+    streams = tuple(address for kind, address in listen if kind == "Stream")
+    return Looked(_state(values[:7], result), control_group=group, listen=streams)
+
+
+def sysv(host: Host) -> Fact[Optional[Looked]]:
+    """The SysV script, active where the pid file names a running sshd."""
+    try:
+        script = next((path for path in ("/etc/init.d/ssh", "/etc/init.d/sshd") if host.exists(path)), "")
+        if not script:
+            return Seen(None, "no systemd, no /etc/init.d/ssh")
+        pid = pid_from_file(host)
+        state = UnitState(script.rpartition("/")[2], "loaded", "active" if pid else "inactive", main_pid=pid)
+        return Seen(Looked(state), script)
+    except HostError as error:
+        return Unseen(f"SysV: {error}")
+
+
+def pid_from_file(host: Host) -> int:
+    """The pid in /run/sshd.pid if an sshd has it, else 0. Raises Denied, Failed."""
+    try:
+        pid = host.read("/run/sshd.pid", cap=64).strip()
+        if pid.isdigit() and host.read(f"/proc/{int(pid)}/comm", cap=64).strip() == b"sshd":
+            return int(pid)
+    except NotFound:
+        return 0
+    return 0
