@@ -21,6 +21,7 @@ SYSTEM_BUS = "/run/dbus/system_bus_socket"
 #: systemd's own socket: root may ask it without a bus daemon.
 SYSTEMD = "/run/systemd/private"
 _CAP = 16 << 20
+_SIGNAL = 4  # the message type, second byte of a header
 
 
 class Call(NamedTuple):
@@ -137,6 +138,8 @@ class Bus:
             self._more()
         size = calc_msg_size(self._buffer)
         raw, self._buffer = self._buffer[:size], self._buffer[size:]
+        if raw[1] == _SIGNAL:
+            return 0, None  # systemd tells everybody of every unit it looks at: not worth parsing
         try:
             message = Message.from_buffer(raw)
         except (ValueError, KeyError, IndexError, TypeError) as error:

@@ -49,8 +49,9 @@ def collect(
     probe: bool = True,
     explain: bool = False,
 ) -> Sshd:
-    """All that is to be known of sshd. `listening` are all listeners of the host. `fresh`: sshd is asked again though none of its files changed since `previous`.
+    """All that is to be known of sshd. `listening` are all listeners of the host.
 
+    `fresh`: sshd is asked for its configuration again though none of its files changed since `previous`.
     With `explain` the journal is asked even where all is well.
     """
     service, socket = _seen(units.service), _seen(units.socket)
