@@ -5,6 +5,7 @@ Source: systemd.journal-fields(7), python-systemd.
 
 from __future__ import annotations
 
+import re
 import time
 
 from ..host import Host
@@ -14,6 +15,8 @@ _LINES = 5
 _ENTRIES = 400
 _SECONDS = 1.0
 _ERROR = 3  # syslog(3)'s LOG_ERR
+#: Of single connections: they say nothing of why sshd does not run.
+_CONNECTION = re.compile(r"kex_|ssh_dispatch|banner exchange|Connection |disconnect|authentication|PAM|user |MaxStartups")
 
 
 def reasons(host: Host, units: tuple[str, ...]) -> Fact[tuple[str, ...]]:
@@ -42,7 +45,9 @@ def reasons(host: Host, units: tuple[str, ...]) -> Fact[tuple[str, ...]]:
                 if not entry or len(lines) == _LINES or time.monotonic() > end:
                     break
                 message = entry.get("MESSAGE", "")
-                if int(entry.get("PRIORITY", 6)) <= _ERROR and isinstance(message, str):
+                if not isinstance(message, str) or _CONNECTION.search(message):
+                    continue
+                if int(entry.get("PRIORITY", 6)) <= _ERROR:
                     lines.append(message[:300])
     except OSError as error:
         return Unseen(f"journal: {error.strerror or error}")

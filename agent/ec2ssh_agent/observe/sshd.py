@@ -6,6 +6,7 @@ Sources: sshd(8), sshd_config(5), OpenSSH's sshd.c (order of the checks before `
 
 from __future__ import annotations
 
+import os
 import re
 from typing import NamedTuple, Optional
 
@@ -178,6 +179,9 @@ def _judge(
         and previous.test.where == where
     ):
         return Judged(previous.test, previous.effective)
+    if os.geteuid() != 0:
+        reason = "sshd reads the host keys for this, which only root may"
+        return Judged(Unseen(reason), Unseen(reason))
     try:
         got = host.run([run.program, "-T", *run.options], deadline=10.0, cap=1 << 20)
         if got.code != 0:
@@ -193,9 +197,9 @@ def _judge(
 
 
 def complaint(code: int, text: str) -> ConfigTest:
-    """What `sshd -t` printed, in at most 400 characters, and the first file and line that it names."""
-    lines = [line.strip() for line in text.splitlines() if not _NOISE.search(line)]
-    said = "; ".join(dict.fromkeys(lines))[:400]
+    """What `sshd -t` printed, in at most 600 characters, and the first file and line that it names."""
+    lines = [line.strip(" @") for line in text.splitlines() if not _NOISE.search(line)]
+    said = "; ".join(dict.fromkeys(lines))[:600]
     at = _AT_LINE.search(text)
     return ConfigTest(code == 0, said, at.group(1).rstrip(":") if at else "", int(at.group(2)) if at else 0)
 
