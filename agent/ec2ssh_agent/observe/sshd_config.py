@@ -110,10 +110,14 @@ def port_of(address: str) -> int:
     """The port of `[::]:22`, `0.0.0.0:22`, `22`; 0 where there is none."""
     head, colon, tail = address.rpartition(":")
     if not colon:
-        return int(address) if address.isdigit() and int(address) < 65536 else 0
+        return _port(address)
     if ":" in head and not head.endswith("]"):
         return 0  # a bare IPv6 address
-    return int(tail) if tail.isdigit() and int(tail) < 65536 else 0
+    return _port(tail)
+
+
+def _port(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 and int(text) < 65536 else 0
 
 
 def parse_dump(text: str) -> Effective:
@@ -122,8 +126,8 @@ def parse_dump(text: str) -> Effective:
     listen, keys, allow = [], [], []
     for line in text.splitlines():
         keyword, _, value = line.partition(" ")
-        if keyword == "port" and value.isdigit():
-            ports.append(int(value))
+        if keyword == "port" and _port(value):
+            ports.append(_port(value))
         elif keyword == "listenaddress":
             listen.append(value)
         elif keyword == "hostkey":
