@@ -35,7 +35,7 @@ class Link(NamedTuple):
     """An external interface. `bypass`: programs in its path that nobody can evaluate (XDP, tc, cgroup BPF, XFRM)."""
 
     name: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a Link
     addresses: tuple[Local, ...]
     rp_filter: int = 0  # 0 off, 1 strict, 2 loose
     bypass: tuple[str, ...] = ()

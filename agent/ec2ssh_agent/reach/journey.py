@@ -1,0 +1,277 @@
+"""The whole way of a connection: SYN in, socket, SYN-ACK out, ACK in, banner out, TCP wrappers; IPv6's neighbours.
+
+What the kernel does at each leg is in facts.md ("What the kernel does with a SYN"). A reply that is dropped or rejected
+leaves the client waiting; so does an ACK that never reaches the server, though connect(2) has succeeded by then. The
+banner goes out as one more packet of the established connection.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from . import addresses, route
+from . import packet as packets
+from .notes import Key, Notes, Spot
+from .packet import Packet, Scene, State
+from .question import Link, Local, Outcome, Question
+from .ruleset import Backend, Family, Ranges, Ruleset
+from .sources import Sources
+from .walk import Flows, Rejection, Walk, copied, merged
+from .wrappers import Decision
+
+_LINK_LOCAL = (0xFE80 << 112, (0xFEC0 << 112) - 1)
+
+
+def scene_of(question: Question, link: Link, local: Local, *, free: bool) -> Scene:
+    family = local.family
+    scene = Scene(
+        family=family,
+        link=link,
+        local=local,
+        port=question.port,
+        indexes={other.name: other.index for other in question.links},
+        own=route.own(question, family),
+        types=route.types(question, family),
+        free=free,
+    )
+    scene.fib = route.fib(route.ways(question, link, local, 0), link)
+    return scene
+
+
+class Journey:
+    """One run over the whole way to one local address; `free`: limiters may go either way."""
+
+    def __init__(
+        self,
+        question: Question,
+        ruleset: Ruleset,
+        wrappers: Optional[dict[Family, tuple[Decision, ...]]],
+        *,
+        link: Link,
+        local: Local,
+        free: bool = False,
+        log: bool = False,
+    ) -> None:
+        self.question = question
+        self.link = link
+        self.local = local
+        self.scene = scene_of(question, link, local, free=free)
+        self.walk = Walk(self.scene, ruleset, log=log)
+        self.decisions = None if wrappers is None else wrappers.get(local.family, ())
+        self._ways: dict[int, tuple[route.Way, ...]] = {}
+
+    @property
+    def notes(self) -> Notes:
+        return self.walk.notes
+
+    def run(self, sources: Ranges) -> None:
+        walk = self.walk
+        flows = self._in(packets.SYN, {State(): Sources(sources)})
+        flows = self._socket(flows)
+        self._answer_rejections(packets.RESET)
+        flows = self._out(packets.SYN_ACK, flows)
+        flows = self._in(packets.ACK, _next(flows))
+        self._answer_rejections(packets.RESET_ACK)
+        visits, walk.visits, walk.recording = walk.visits, None, False
+        flows = self._out(packets.BANNER, _next(flows, inside=True))
+        walk.visits = visits
+        ranges = addresses.normal(item for sources_ in flows.values() for item in sources_.all())
+        self._wrappers(ranges)
+
+    # Legs
+
+    def _in(self, packet: Packet, flows: Flows) -> Flows:
+        walk = self.walk
+        flows = walk.hook("ingress", packet, flows)
+        flows = walk.hook("prerouting", packet, flows)
+        flows = self._validated(flows, packet.stage)
+        return walk.hook("input", packet, flows)
+
+    def _out(self, packet: Packet, flows: Flows) -> Flows:
+        flows = self._routed(flows, packet.stage, mark=0)
+        flows = self.walk.hook("output", packet, flows)
+        marked = {state: flows.pop(state) for state in tuple(flows) if state.mark}
+        if marked:
+            # mangle OUTPUT changed the mark: the kernel routes again (ip_route_me_harder).
+            for state, sources in marked.items():
+                flows = merged(_parts(flows) + _parts(self._routed({state: sources}, packet.stage, mark=state.mark)))
+        flows = self.walk.hook("postrouting", packet, flows)
+        return self.walk.hook("egress", packet, flows)
+
+    def _lose(self, flows: Flows, lost: Ranges, key: Key, *, outcome: Outcome = Outcome.TIMEOUT) -> None:
+        for sources in flows.values():
+            ranges = sources.overlap(lost)
+            self.notes.end(outcome, key, ranges)
+            sources.take(ranges)
+
+    def _validated(self, flows: Flows, stage: str) -> Flows:
+        """Sources that routing does not take in: martians, and those that rp_filter finds no way back to."""
+        flows = copied(flows)
+        for text, ranges in route.martians(self.question, self.local.family):
+            self._lose(flows, ranges, self.notes.kernel("route", text))
+        if self.local.family is Family.IPV4:
+            if self.link.rp_filter:
+                for way in self._back(0):
+                    if way.device == "" or (
+                        self.link.rp_filter == 1 and way.device != self.link.name and not way.doubt
+                    ):
+                        key = self.notes.kernel("route", f"rp_filter={self.link.rp_filter} on {self.link.name}")
+                        self._lose(flows, way.ranges, key)
+            loopback = {state for state in flows if state.nat and state.nat[0] >> 24 == 127}
+            for state in loopback:
+                key = self.notes.kernel("route", "martian destination: translated to loopback")
+                self.notes.end(Outcome.TIMEOUT, key, flows.pop(state).all())
+        return {state: sources for state, sources in flows.items() if sources}
+
+    def _back(self, mark: int) -> tuple[route.Way, ...]:
+        if mark not in self._ways:
+            self._ways[mark] = route.ways(self.question, self.link, self.local, mark)
+        return self._ways[mark]
+
+    def _routed(self, flows: Flows, stage: str, *, mark: int) -> Flows:
+        """Parts flows by the interface that their replies leave by."""
+        notes = self.notes
+        out: list[tuple[State, Ranges]] = []
+        for state, sources in flows.items():
+            for way in self._back(mark):
+                ranges = sources.overlap(way.ranges)
+                if not ranges:
+                    continue
+                if way.device == "" and not way.doubt:
+                    notes.end(Outcome.TIMEOUT, notes.kernel("route", "no route back"), ranges)
+                    continue
+                text = way.doubt or (f"the reply leaves by {way.device}" if way.device != self.link.name else "")
+                if text:
+                    key = notes.kernel("route", text)
+                    notes.doubt(key, ranges)
+                    notes.end(Outcome.TIMEOUT, key, ranges)
+                out.append((state._replace(oif=way.device or self.link.name), ranges))
+        return merged(out)
+
+    def _socket(self, flows: Flows) -> Flows:
+        """Parts off the sources that meet no listener; the RST has to get out, too."""
+        out: Flows = {}
+        for state, sources in flows.items():
+            address, port = state.nat or (self.local.address, self.question.port)
+            if self._listens(address, port):
+                out.update(_next({state: sources}, inside=True))
+                continue
+            key = self.notes.kernel("socket", f"nothing listens on port {port}")
+            self._sent(packets.NO_LISTENER, state, [Rejection(Outcome.REFUSED, key, True, state, sources.all())])
+        return out
+
+    def _listens(self, address: int, port: int) -> bool:
+        family = self.local.family
+        mapped = address | 0xFFFF << 32
+        for listener in self.question.listeners:
+            if listener.port != port or listener.device not in ("", self.link.name):
+                continue
+            if listener.family is family and listener.address in (0, address):
+                return True
+            dual = family is Family.IPV4 and listener.family is Family.IPV6 and not listener.v6only
+            if dual and listener.address in (0, mapped):
+                return True
+        return False
+
+    # The kernel's own answers
+
+    def _answer_rejections(self, reset: Packet) -> None:
+        """Walks the rejections of the last leg out; those that get lost leave the client waiting."""
+        rejections, self.walk.rejections = self.walk.rejections, []
+        groups: dict[tuple[bool, State], list[Rejection]] = {}
+        for rejection in rejections:
+            groups.setdefault((rejection.reset, rejection.state), []).append(rejection)
+        icmp = packets.ICMP_ERROR if self.local.family is Family.IPV4 else packets.ICMP6_ERROR
+        for (is_reset, state), members in groups.items():
+            self._sent(reset if is_reset else icmp, state, members)
+
+    def _sent(self, packet: Packet, state: State, members: list[Rejection]) -> None:
+        ranges = addresses.normal(item for member in members for item in member.ranges)
+        track = 0
+        if packet.attached and state.track in (packets.NEW, packets.ESTABLISHED, packets.RELATED):
+            track = packets.RELATED
+        start = state._replace(mark=0, track=track)
+        recording, self.walk.recording = self.walk.recording, False
+        passed = self._out(packet, {start: Sources(ranges)})
+        self.walk.recording = recording
+        survivors = Sources(addresses.normal(item for sources in passed.values() for item in sources.all()))
+        for member in members:
+            self.notes.end(member.outcome, member.key, survivors.overlap(member.ranges))
+
+    # After the handshake
+
+    def _wrappers(self, ranges: Ranges) -> None:
+        connected = self.notes.kernel("socket", f"sshd answers on port {self.question.port}")
+        if self.decisions is None:
+            self.notes.end(Outcome.CONNECTED, connected, ranges)
+            return
+        left = Sources(ranges)
+        for decision in self.decisions:
+            part = left.overlap(decision.sources)
+            if not part:
+                continue
+            left.take(part)
+            key = (-2, decision.file, decision.line)
+            self.notes.spots.setdefault(
+                key,
+                Spot(
+                    None,
+                    stage="wrappers",
+                    text=decision.text,
+                    backend=Backend.WRAPPERS,
+                    table=decision.file or None,
+                    line=decision.line or None,
+                ),
+            )
+            if decision.granted is not True:
+                self.notes.end(Outcome.CLOSED, key, part)
+            if decision.granted is None:
+                self.notes.doubt(key, part)
+            if decision.granted is not False:
+                self.notes.end(Outcome.CONNECTED, connected, part)
+                if decision.file:
+                    self.notes.accept(key, part)
+        self.notes.end(Outcome.CONNECTED, connected, left.all())
+
+
+def _parts(flows: Flows) -> list[tuple[State, Ranges]]:
+    return [(state, sources.all()) for state, sources in flows.items()]
+
+
+def _next(flows: Flows, *, inside: bool = False) -> Flows:
+    """The connection's next packet: with no mark, not seen by conntrack; from the socket, with its own address."""
+    return merged(
+        [(state._replace(mark=0, track=0, inside=inside, oif=""), sources.all()) for state, sources in flows.items()]
+    )
+
+
+def neighbours(journey: Journey) -> list[Walk]:
+    """IPv6: the walks of those of the four packets of neighbour discovery that surely get lost."""
+    blocked: list[Walk] = []
+    link, local = journey.link, journey.local
+    on_link = addresses.normal(
+        [
+            _LINK_LOCAL,
+            *(
+                addresses.prefix_range(a.family, a.address, a.prefix)
+                for a in link.addresses
+                if a.family is local.family
+            ),
+        ]
+    )
+    group = ((0xFF02 << 112 | 0x1FF000000, 0xFF02 << 112 | 0x1FFFFFFFF),)
+    for packet in (
+        packets.SOLICITATION_IN,
+        packets.ADVERTISEMENT_OUT,
+        packets.SOLICITATION_OUT,
+        packets.ADVERTISEMENT_IN,
+    ):
+        walk = Walk(journey.scene, journey.walk.ruleset)
+        others = addresses.subtract(on_link, journey.scene.own)
+        flows: Flows = {State(): Sources(group if packet is packets.SOLICITATION_OUT else others)}
+        hooks = ("output", "postrouting", "egress") if packet.outbound else ("ingress", "prerouting", "input")
+        for hook in hooks:
+            flows = walk.hook(hook, packet, flows)
+        if not flows:
+            blocked.append(walk)
+    return blocked

@@ -1,0 +1,593 @@
+"""One packet of the handshake as the kernel's matches see it, from every source address at once.
+
+A `Packet` is what all sources send alike; a `State` is what rules made of it so far; the remote address is left open,
+and so is the remote port within `State.ports`. A match is answered for all sources together: True, False, None (may
+match or not: nobody can know), the set of sources that match, or a `Split` (it hangs on the remote port).
+
+What a packet does not have fails its match, negated or not (nft: NFT_BREAK; xt matches return false): a port of an
+ICMP packet, a connection mark where there is no connection. An interface that is not there has the name "" and the
+index 0, so a negated match succeeds (nft_meta.c).
+
+Sources: net/netfilter/{nft_meta,nft_ct,nft_lookup,nft_dynset,xt_conntrack,xt_recent,xt_addrtype,xt_connmark}.c.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Union
+
+from . import addresses
+from .question import Link, Local
+from .ruleset import (
+    Bits,
+    CopyMark,
+    Element,
+    Family,
+    Field,
+    IfName,
+    Learn,
+    Limiter,
+    Lookup,
+    MapMark,
+    Name,
+    NoTrack,
+    Ranges,
+    Recent,
+    Selector,
+    SetMark,
+    Test,
+    Verdict,
+)
+
+INVALID, ESTABLISHED, RELATED, NEW, UNTRACKED = 1, 2, 4, 8, 64
+_WITH_CONNECTION = (ESTABLISHED, RELATED, NEW)
+
+_ALL_BITS = 0xFFFFFFFF
+
+#: A masked address may stand for very many ranges; beyond these it is "may".
+_MOST_RANGES = 65536
+
+
+class Conn:
+    """What conntrack knows of the connection between two packets: nothing, the SYN, both directions."""
+
+    NONE, SYN, OPEN = 0, 1, 2
+
+
+class State(NamedTuple):
+    """What rules can change and later rules see. The first four are the packet's, the rest the connection's."""
+
+    mark: int = 0  # -1: unknown; so for `ctmark`
+    track: int = 0  # the bit of CTSTATE; 0: conntrack has not seen the packet yet
+    inside: bool = False  # the packet carries the translated local address and port
+    oif: str = ""
+    conn: int = Conn.NONE
+    ctmark: int = 0
+    nat: Optional[tuple[int, int]] = None  # local address and port after DNAT or REDIRECT
+    ports: Ranges = ((1024, 65535),)  # of the remote end
+    learned: frozenset[tuple[str, "Key"]] = frozenset()  # what this connection's packets put into sets
+    recent: tuple[tuple[str, bool, int], ...] = ()  # xt_recent: list, of the remote end, hits
+
+
+class Packet(NamedTuple):
+    name: str
+    stage: str
+    outbound: bool
+    protocol: int = 6
+    flags: Optional[int] = None
+    icmp: Optional[int] = None
+    options: frozenset[int] = frozenset()
+    multicast: bool = False  # to the solicited-node group
+    attached: bool = False  # an answer of the kernel that carries its cause's connection: RELATED from the start
+
+
+SYN = Packet("syn", "syn", False, flags=2, options=frozenset((2, 3, 4, 8)))
+SYN_ACK = Packet("syn-ack", "reply", True, flags=18, options=frozenset((2, 3, 4, 8)))
+ACK = Packet("ack", "ack", False, flags=16, options=frozenset((8,)))
+BANNER = Packet("banner", "reply", True, flags=24, options=frozenset((8,)))
+NO_LISTENER = Packet("rst", "reply", True, flags=20)
+RESET = Packet("rst", "reply", True, flags=20, attached=True)
+RESET_ACK = Packet("rst", "reply", True, flags=4, attached=True)
+ICMP_ERROR = Packet("icmp", "reply", True, protocol=1, icmp=3, attached=True)
+ICMP6_ERROR = Packet("icmp", "reply", True, protocol=58, icmp=1, attached=True)
+SOLICITATION_IN = Packet("neighbour-solicitation", "syn", False, protocol=58, icmp=135, multicast=True)
+ADVERTISEMENT_IN = Packet("neighbour-advertisement", "syn", False, protocol=58, icmp=136)
+SOLICITATION_OUT = Packet("neighbour-solicitation", "reply", True, protocol=58, icmp=135, multicast=True)
+ADVERTISEMENT_OUT = Packet("neighbour-advertisement", "reply", True, protocol=58, icmp=136)
+
+
+class Split(NamedTuple):
+    """The remote ports in `ports` may match differently from the others: look at both parts on their own."""
+
+    ports: Ranges
+
+
+Found = Union[bool, None, Ranges, Split]
+
+
+class _Open(NamedTuple):
+    """A value that is not one number."""
+
+    name: str
+
+
+REMOTE = _Open("the remote address")
+PORTS = _Open("the remote port")
+UNKNOWN = _Open("unknown")
+OPTIONS = _Open("TCP options")
+
+#: For values that follow from the remote address (its type, its route): each value with the addresses that have it.
+Mapping = tuple[tuple[int, Ranges], ...]
+Value = Union[int, _Open, Mapping, None]
+Key = tuple[Union[int, str, _Open, Ranges], ...]
+
+#: Outcome of an action: the state after it, for which sources (None: all), and whether the rule goes on (None: may).
+Acted = tuple[State, Optional[Ranges], Optional[bool]]
+
+
+class Scene:
+    """What stays the same on the whole way: interface, local address and port, and what follows from the remote one."""
+
+    def __init__(
+        self,
+        *,
+        family: Family,
+        link: Link,
+        local: Local,
+        port: int,
+        indexes: dict[str, int],
+        own: Ranges,
+        types: Mapping,
+        free: bool,
+    ) -> None:
+        self.family = family
+        self.link = link
+        self.local = local
+        self.port = port
+        self.indexes = indexes
+        self.own = own  # every address of the host in this family
+        self.types = types
+        self.free = free  # limiters and dynamic sets may go either way
+        self.fib: Mapping = ()  # 1: the route back leaves by the interface; () = unknown
+        self.limited = False  # a limiter, or something like one, was met
+        self.missing: set[tuple[str, str]] = set()
+        self.table = ""  # label of the table that is being walked
+        self.cache: dict[tuple[object, ...], tuple[Lookup, list[tuple[object, Union[bool, Ranges]]]]] = {}
+
+
+def preimage(selector: Selector, ranges: Ranges, bits: int) -> Optional[Ranges]:
+    """The values whose selected part lies in `ranges`; None where they are too many ranges to tell."""
+    full = (1 << bits) - 1
+    mask = full if selector.mask is None else selector.mask & full
+    if mask == full and not selector.xor and not selector.shift:
+        return ranges
+    if selector.shift:
+        low_bits = (1 << selector.shift) - 1
+        ranges = tuple((low << selector.shift, high << selector.shift | low_bits) for low, high in ranges)
+    out: list[tuple[int, int]] = []
+    for low, high in ranges:
+        high = min(high, full)
+        while low <= high:
+            # An aligned block: `size` low bits are free, those above are fixed.
+            size = min((low & -low).bit_length() - 1 if low else bits, (high - low + 1).bit_length() - 1)
+            value = (low ^ selector.xor) >> size << size
+            low += 1 << size
+            free = (full & ~mask) >> size << size
+            if value & free:
+                continue  # a bit that the mask clears is never 1
+            while free >> size & 1:
+                free &= ~(1 << size)
+                size += 1
+            if len(out) + (1 << bin(free).count("1")) > _MOST_RANGES:
+                return None
+            part = 0
+            while True:
+                out.append((value | part, value | part | (1 << size) - 1))
+                part = part - free & free
+                if not part:
+                    break
+    return addresses.normal(out)
+
+
+def name_matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(pattern == name or pattern[-1:] == "*" and name.startswith(pattern[:-1]) for pattern in patterns)
+
+
+def _mixed(target: int, clear: int, source: int, keep: int) -> int:
+    """xt_connmark.c: the target's bits outside `clear`, xor the source's within `keep`."""
+    if target < 0 and clear != _ALL_BITS or source < 0 and keep:
+        return -1
+    return (target & ~clear ^ source & keep) & _ALL_BITS
+
+
+def _selected(selector: Selector, value: int) -> int:
+    if selector.mask is not None:
+        value &= selector.mask
+    return (value ^ selector.xor) >> selector.shift
+
+
+class View:
+    """A packet in one state at one hook. `iif` and `oif` are names, "" where there is none."""
+
+    def __init__(self, scene: Scene, packet: Packet, state: State, *, iif: str, oif: str) -> None:
+        self.scene = scene
+        self.packet = packet
+        self.state = state
+        self.iif = iif
+        self.oif = oif
+        self.values = self._values()
+
+    def _values(self) -> dict[Field, Value]:
+        scene, packet, state = self.scene, self.packet, self.state
+        v4 = scene.family is Family.IPV4
+        address, port = (state.nat if state.nat and state.inside else None) or (scene.local.address, scene.port)
+        local: Value = address
+        local_type: Value = 2
+        if packet.multicast and not packet.outbound:
+            local, local_type = 0xFF02 << 112 | 0x1FF000000 | address & 0xFFFFFF, 5
+        values: dict[Field, Value] = {
+            Field.L4PROTO: packet.protocol,
+            Field.NFPROTO: 2 if v4 else 10,
+            Field.MARK: UNKNOWN if state.mark < 0 else state.mark,
+            Field.CTSTATE: state.track or INVALID,
+            Field.FRAGMENT: 0,
+            Field.IIF: scene.indexes.get(self.iif, UNKNOWN) if self.iif else 0,
+            Field.OIF: scene.indexes.get(self.oif, UNKNOWN) if self.oif else 0,
+            Field.PKTTYPE: 2 if packet.multicast and not packet.outbound else 0,
+            Field.DSCP: UNKNOWN,
+            Field.TTL: 255 if packet.icmp in (135, 136) else UNKNOWN,
+            Field.LENGTH: UNKNOWN,
+        }
+        if packet.outbound:
+            values.update({Field.SADDR: local, Field.DADDR: REMOTE, Field.SADDR_TYPE: 2, Field.DADDR_TYPE: scene.types})
+        else:
+            values.update({Field.SADDR: REMOTE, Field.DADDR: local})
+            values.update({Field.SADDR_TYPE: scene.types, Field.DADDR_TYPE: local_type})
+            values[Field.FIB_IIF] = scene.fib or UNKNOWN
+        if packet.protocol == 6:
+            ports: tuple[Value, Value] = (port, PORTS) if packet.outbound else (PORTS, port)
+            values[Field.SPORT], values[Field.DPORT] = ports
+            values[Field.TCPFLAGS] = packet.flags
+            values[Field.TCPOPTION] = OPTIONS
+        else:
+            values[Field.ICMP_TYPE if packet.protocol == 1 else Field.ICMPV6_TYPE] = packet.icmp
+        if state.track in _WITH_CONNECTION:
+            values.update(self._connection())
+        return values
+
+    def _connection(self) -> dict[Field, Value]:
+        scene, packet, state = self.scene, self.packet, self.state
+        status = 32 if state.nat else 0
+        if state.track == ESTABLISHED:
+            # SEEN_REPLY and CONFIRMED; the client's first ACK makes it ASSURED (nf_conntrack_proto_tcp.c).
+            status |= 10 if packet.flags in (18, 20) else 14
+        return {
+            Field.CTMARK: UNKNOWN if state.ctmark < 0 else state.ctmark,
+            Field.CTSTATUS: status,
+            Field.CTDIR: 1 if packet.outbound and state.track != NEW else 0,
+            Field.CT_ORIG_SADDR: REMOTE,
+            Field.CT_ORIG_DADDR: scene.local.address,
+            Field.CT_ORIG_DPORT: scene.port,
+            Field.CTEXPIRATION: UNKNOWN,
+        }
+
+    @property
+    def tracked(self) -> bool:
+        return self.state.track in _WITH_CONNECTION
+
+    # Matches
+
+    def match(self, item: object) -> Found:
+        kind = type(item)
+        if kind is Test:
+            assert isinstance(item, Test)
+            return self._test(item)
+        if isinstance(item, Name):
+            return name_matches(self.oif if item.output else self.iif, item.patterns) is not item.negated
+        if isinstance(item, Lookup):
+            return self._lookup(item)
+        if isinstance(item, Bits):
+            return self._bits(item)
+        if isinstance(item, Limiter):
+            self.scene.limited = True
+            return None if self.scene.free else item.idle
+        return None  # Unknown, Socket
+
+    def _test(self, item: Test) -> Found:
+        selector = item.selector
+        value = self.values.get(selector.field)
+        if value is OPTIONS:
+            value = int(selector.key in self.packet.options)
+        if type(value) is int:
+            if selector.mask is not None or selector.xor or selector.shift:
+                value = _selected(selector, value)
+            ranges = item.ranges
+            if len(ranges) == 1:
+                return (ranges[0][0] <= value <= ranges[0][1]) is not item.negated
+            return addresses.contains(ranges, value) is not item.negated
+        if value is None:
+            return False
+        return self._among(selector, value, ranges=item.ranges, negated=item.negated)
+
+    def _among(self, selector: Selector, value: Value, *, ranges: Ranges, negated: bool) -> Found:
+        """A test of a value that is not one number."""
+        family = self.scene.family
+        if value is REMOTE:
+            found = preimage(selector, ranges, addresses.BITS[family])
+            if found is None:
+                return None
+            return addresses.complement(found, family) if negated else found
+        if value is PORTS:
+            chosen = preimage(selector, ranges, 16)
+            assert chosen is not None  # at most 65,536 ports
+            return self._ports(chosen, negated)
+        if value is UNKNOWN or isinstance(value, (_Open, int)) or value is None:
+            return None
+        passing = [
+            part for number, part in value if addresses.contains(ranges, _selected(selector, number)) is not negated
+        ]
+        return addresses.normal(item for part in passing for item in part)
+
+    def _ports(self, chosen: Ranges, negated: bool) -> Found:
+        inside = addresses.intersect(self.state.ports, chosen)
+        if not inside:
+            return negated
+        if inside == self.state.ports:
+            return not negated
+        return Split(inside)
+
+    def _bits(self, item: Bits) -> Found:
+        value = self.values.get(item.selector.field)
+        if type(value) is int:
+            return bool(_selected(item.selector, value) & item.mask) is item.any_set
+        if value is None:
+            return False
+        plain = not item.selector.xor and not item.selector.shift
+        if not plain:
+            return None
+        mask = item.mask if item.selector.mask is None else item.mask & item.selector.mask
+        return self._among(Selector(item.selector.field, mask), value, ranges=((0, 0),), negated=item.any_set)
+
+    # Sets
+
+    def key(self, selectors: tuple[Union[Selector, IfName], ...]) -> Optional[Key]:
+        """What this packet's key in a set is made of; None where a part is missing or unknown."""
+        out: list[Union[int, str, _Open, Ranges]] = []
+        for selector in selectors:
+            if isinstance(selector, IfName):
+                out.append(self.oif if selector.output else self.iif)
+                continue
+            value = self.values.get(selector.field)
+            if type(value) is int:
+                out.append(_selected(selector, value))
+            elif value is PORTS:
+                out.append(self.state.ports)
+            elif value is REMOTE:
+                out.append(REMOTE)
+            else:
+                return None
+        return tuple(out)
+
+    def _lookup(self, item: Lookup) -> Found:
+        if any(isinstance(s, Selector) and self.values.get(s.field) is None for s in item.selectors):
+            return False
+        if item.dynamic:
+            self.scene.limited = True
+            if self.scene.free:
+                return None
+            key = self.key(item.selectors)
+            if key is not None and (item.name, key) in self.state.learned:
+                return not item.negated
+        found = self.elements(item)
+        if found is None or isinstance(found, Split):
+            return found
+        if any(ranges is True for _, ranges in found):
+            return not item.negated
+        if not found:
+            return item.negated
+        ranges = addresses.normal(r for _, part in found if not isinstance(part, bool) for r in part)
+        return addresses.complement(ranges, self.scene.family) if item.negated else ranges
+
+    def elements(self, item: Lookup) -> Union[list[tuple[object, Union[bool, Ranges]]], Split, None]:
+        """For each datum (None in a plain set) the sources that find it (True: all); None: the contents are unknown."""
+        if item.elements is None:
+            self.scene.missing.add((self.scene.table, item.name))
+            return None
+        values: list[Union[Value, str]] = []
+        for selector in item.selectors:
+            if isinstance(selector, IfName):
+                values.append(self.oif if selector.output else self.iif)
+                continue
+            value = self.values.get(selector.field)
+            if value is None:
+                return []
+            if value is UNKNOWN or value is OPTIONS:
+                return None
+            values.append(_selected(selector, value) if type(value) is int else value)
+        split = self._cut(item, values)
+        if split is not None:
+            return split
+        # The walk keeps every lookup alive, so its id names it.
+        ports = self.state.ports if PORTS in values else ()
+        cache_key = (id(item), ports, self.packet.outbound, *(v for v in values if isinstance(v, (int, str))))
+        known = self.scene.cache.get(cache_key)
+        if known is None:
+            found = self._search(item, values)
+            if found is None:
+                return None
+            known = self.scene.cache[cache_key] = (item, found)
+        return known[1]
+
+    def _cut(self, item: Lookup, values: list[Union[Value, str]]) -> Optional[Split]:
+        """Where an element holds a part of the remote ports only, that part."""
+        for place, value in enumerate(values):
+            if value is not PORTS:
+                continue
+            selector = item.selectors[place]
+            assert isinstance(selector, Selector)
+            for element in item.elements or ():
+                chosen = preimage(selector, _ranges(element, place), 16) or ()
+                inside = addresses.intersect(self.state.ports, chosen)
+                if inside and inside != self.state.ports:
+                    return Split(inside)
+        return None
+
+    def _search(
+        self, item: Lookup, values: list[Union[Value, str]]
+    ) -> Optional[list[tuple[object, Union[bool, Ranges]]]]:
+        found: dict[object, list[tuple[int, int]]] = {}
+        everyone: dict[object, bool] = {}
+        for element in item.elements or ():
+            ranges = self._element(item, element, values)
+            if ranges is None:
+                return None
+            if ranges is True:
+                everyone.setdefault(element.data, True)
+            elif not isinstance(ranges, bool):
+                found.setdefault(element.data, []).extend(ranges)
+        out: list[tuple[object, Union[bool, Ranges]]] = []
+        left: Optional[Ranges] = None
+        for data, parts in found.items():
+            ranges = addresses.normal(parts)
+            if len(found) + len(everyone) > 1:
+                # Elements of a map do not overlap, but a catch-all element (last) takes what the others leave.
+                left = addresses.SPACE[self.scene.family] if left is None else left
+                ranges, left = addresses.intersect(left, ranges), addresses.subtract(left, ranges)
+            out.append((data, ranges))
+        for data in list(everyone)[:1]:
+            out.append((data, True if left is None else left))
+        return out
+
+    def _element(self, item: Lookup, element: Element, values: list[Union[Value, str]]) -> Union[bool, Ranges, None]:
+        """The sources for which the element is this packet's; None: cannot be told."""
+        found: Union[bool, Ranges] = True
+        for place, value in enumerate(values):
+            part = element.parts[place]
+            if isinstance(value, str):
+                if not name_matches(value, tuple(str(pattern) for pattern in part)):
+                    return False
+                continue
+            ranges = _ranges(element, place)
+            if type(value) is int:
+                if not addresses.contains(ranges, value):
+                    return False
+                continue
+            selector = item.selectors[place]
+            assert isinstance(selector, Selector)
+            got = self._among(selector, value, ranges=ranges, negated=False)
+            if got is None or isinstance(got, Split):
+                return None
+            if isinstance(got, bool):
+                if not got:
+                    return False
+                continue
+            found = got if found is True or isinstance(found, bool) else addresses.intersect(found, got)
+        return found
+
+    # Actions
+
+    def act(self, item: object) -> Union[list[Acted], Split]:
+        """What an action makes of the packet; the sources that no part names leave the rule."""
+        state = self.state
+        if isinstance(item, SetMark):
+            return self._set_mark(item)
+        if isinstance(item, CopyMark):
+            if not self.tracked:
+                return []
+            if item.to_ct:
+                return [(state._replace(ctmark=_mixed(state.ctmark, item.ctmask, state.mark, item.nfmask)), None, True)]
+            return [(state._replace(mark=_mixed(state.mark, item.nfmask, state.ctmark, item.ctmask)), None, True)]
+        if isinstance(item, MapMark):
+            return self._map_mark(item)
+        if isinstance(item, NoTrack):
+            # Too late once conntrack has seen the packet (nft_notrack.c, xt_CT.c).
+            return [(state if state.track else state._replace(track=UNTRACKED), None, True)]
+        if isinstance(item, Learn):
+            return self._learn(item)
+        assert isinstance(item, Recent)
+        return self._recent(item)
+
+    def _set_mark(self, item: SetMark) -> list[Acted]:
+        state = self.state
+        if item.ct and not self.tracked:
+            return [(state, None, True)]
+        old = state.ctmark if item.ct else state.mark
+        if old < 0 and item.mask & _ALL_BITS != _ALL_BITS:
+            new = -1
+        else:
+            new = (old & ~item.mask | item.value if item.or_mode else old & ~item.mask ^ item.value) & _ALL_BITS
+        return [(state._replace(ctmark=new) if item.ct else state._replace(mark=new), None, True)]
+
+    def _map_mark(self, item: MapMark) -> Union[list[Acted], Split]:
+        state = self.state
+        found = self.elements(item.lookup)
+        if isinstance(found, Split):
+            return found
+        if found is None:
+            new = state._replace(ctmark=-1) if item.ct else state._replace(mark=-1)
+            return [(state if item.ct and not self.tracked else new, None, None)]
+        out: list[Acted] = []
+        for data, ranges in found:
+            assert isinstance(data, int)
+            if not item.ct:
+                new = state._replace(mark=data)
+            else:
+                new = state._replace(ctmark=data) if self.tracked else state
+            out.append((new, None if isinstance(ranges, bool) else ranges, True))
+        return out
+
+    def _learn(self, item: Learn) -> list[Acted]:
+        state = self.state
+        self.scene.limited = True
+        key = self.key(item.selectors)
+        if key is None:
+            return [(state, None, None)]
+        entry = frozenset(((item.name, key),))
+        new = state._replace(learned=state.learned - entry if item.delete else state.learned | entry)
+        goes_on: Optional[bool] = True
+        for inner in item.inner:
+            passes = self.match(inner)
+            if passes is False:
+                goes_on = False
+                break
+            if passes is None:
+                goes_on = None
+        return [(new, None, goes_on)]
+
+    def _recent(self, item: Recent) -> list[Acted]:
+        """xt_recent.c, recent_mt: the entry's hits are those of this connection's own packets."""
+        state = self.state
+        self.scene.limited = True
+        remote = item.by_source is not self.packet.outbound
+        hits = {(name, end): count for name, end, count in state.recent}
+        entry = (item.name, remote)
+        count = hits.get(entry)
+        if item.op == "set":
+            found = True
+            hits[entry] = (count or 0) + 1
+        elif count is None:
+            found = False
+        elif item.op == "remove":
+            found = True
+            del hits[entry]
+        else:
+            found = count >= item.hitcount
+            if item.op == "update" and found is not item.negated:
+                hits[entry] = count + 1
+        new = state._replace(recent=tuple(sorted((name, end, number) for (name, end), number in hits.items())))
+        if self.scene.free and item.op != "set":
+            return [(new, None, None)]
+        return [(new, None, found is not item.negated)]
+
+
+def _ranges(element: Element, place: int) -> Ranges:
+    part = element.parts[place]
+    return part  # type: ignore[return-value]  # the parsers put patterns only where the selector is an IfName
+
+
+def map_verdicts(found: list[tuple[object, Union[bool, Ranges]]]) -> list[tuple[Verdict, Optional[Ranges]]]:
+    """The verdicts of a verdict map with their sources (None: all)."""
+    out = []
+    for data, ranges in found:
+        assert isinstance(data, Verdict)
+        out.append((data, None if isinstance(ranges, bool) else ranges))
+    return out

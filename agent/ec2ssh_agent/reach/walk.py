@@ -1,0 +1,658 @@
+"""A packet from every source at once through the base chains of a hook.
+
+Theory. The walk is a collecting semantics: it carries `flows`, for every `State` that rules can make of the packet the
+set of sources that may be in it. A match parts the sources into those that surely match, surely do not, and may. Those
+that may go both ways, and the rule is noted as a doubt. A source is certain if all its ways end with one outcome, so
+doubt that changes nothing stays harmless, and an outcome is never claimed that one way contradicts.
+
+Verdicts (nf_tables_core.c, ip_tables.c, nf_nat_core.c): `accept` ends one base chain, the next one still judges; drop
+and reject are final. `goto`, at the end of its target, returns from the chain it stands in: in a base chain that is
+the policy. All base chains of all tables and backends at a hook run by priority. Among equals the order is the
+kernel's affair (6.18 runs the last registered first, older ones the other way): both are walked where it can matter.
+nat chains run at the hook's one NAT priority, whatever their own, and only for the first packet of a tracked
+connection, until one of them translates it.
+
+A kernel's rejection (RST or ICMP) passes OUTPUT and POSTROUTING itself, as RELATED; dropped there, the client sees
+nothing. Those are collected (`rejections`) and walked once per leg.
+
+Limits: chains nested deeper than 200, loops, more than 4,096 states or 2,000,000 rules visited are errors, not guesses.
+Cost: a rule whose constants do not fit the packet costs a few comparisons; sources are touched only by rules that
+decide, in chunks, so that the whole is near linear in rules.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Optional, Union
+
+from ..model import AgentError
+from . import addresses
+from .notes import Base, Key, Notes, Spot
+from .packet import (
+    ESTABLISHED,
+    INVALID,
+    NEW,
+    RELATED,
+    UNTRACKED,
+    Conn,
+    Packet,
+    Scene,
+    Split,
+    State,
+    View,
+    map_verdicts,
+)
+from .question import Outcome, Visit
+from .ruleset import (
+    Backend,
+    Chain,
+    CopyMark,
+    Family,
+    Kind,
+    Learn,
+    MapMark,
+    NoTrack,
+    Ranges,
+    Recent,
+    Rule,
+    Ruleset,
+    SetMark,
+    Table,
+    Verdict,
+    VerdictMap,
+)
+from .sources import Sources
+
+_DEEPEST = 200
+_MOST_STATES = 4096
+_MOST_VISITS = 2_000_000
+MOST_RULES = 250_000
+_CONNTRACK = -200
+_NAT_PRIORITY = {"prerouting": -100, "input": 100, "output": -100, "postrouting": 100}
+_FAMILIES = {Family.IPV4: ("ip", "inet"), Family.IPV6: ("ip6", "inet")}
+_MOST_PORTS = 64
+#: What may come of a packet that goes where nobody can look.
+POSSIBLE = tuple(outcome for outcome in Outcome if outcome is not Outcome.UNCERTAIN)
+_ACTIONS = frozenset((SetMark, CopyMark, MapMark, NoTrack, Learn, Recent))
+
+Flows = dict[State, Sources]
+
+
+class AnalysisError(AgentError):
+    """A ruleset that cannot be walked: a loop, a jump to nowhere, or too much of it."""
+
+
+# What a client sees of a rejection (measured, facts.md); all others are "no route to host" and its kin.
+_REFUSING = ("", "tcp-reset", "tcp-rst", "reset", "port-unreachable", "port-unreach")
+_REJECT_PREFIX = re.compile("^(icmpx|icmpv6|icmp6|icmp)-")
+
+
+def rejected(how: str) -> Outcome:
+    """What a client sees of `reject with HOW`, in nft's words, `icmpx` ones included."""
+    name = _REJECT_PREFIX.sub("", how.lower().replace("_", "-").replace(" ", "-"))
+    return Outcome.REFUSED if name in _REFUSING else Outcome.UNREACHABLE
+
+
+def is_reset(how: str) -> bool:
+    return how.lower().replace(" ", "-") in ("tcp-reset", "tcp-rst", "reset")
+
+
+class Rejection(NamedTuple):
+    """Sources that get an answer of the kernel's instead of a connection."""
+
+    outcome: Outcome
+    key: Key
+    reset: bool
+    state: State
+    ranges: Ranges
+
+
+class Step(NamedTuple):
+    """What runs at one place of a hook: a base chain, conntrack, or NAT with its chains."""
+
+    priority: int
+    kind: str  # chain, conntrack, nat
+    bases: tuple[tuple[Table, Chain], ...] = ()
+
+
+class _Frame:
+    """One chain being walked. `put`: sources in a new state, to be looked at from the next rule on."""
+
+    __slots__ = ("base", "chain", "depth", "flows", "put", "returned")
+
+    def __init__(self, base: Base, chain: Chain, *, flows: Flows, depth: int) -> None:
+        self.base = base
+        self.chain = chain
+        self.depth = depth
+        self.flows = flows
+        self.put: list[tuple[State, Union[Sources, Ranges]]] = []
+        self.returned: list[tuple[State, Ranges]] = []
+
+
+class _Group:
+    """Sources that got as far as some item of a rule: `part` of those in `flow` (None: all of it).
+
+    Not `sure`: they may have matched, and stay in the flow as well. No `flow`: an action has taken the part out of it;
+    what leaves the rule is then put down under `state`.
+    """
+
+    __slots__ = ("flow", "part", "state", "sure")
+
+    def __init__(
+        self, state: State, flow: Optional[Sources], part: Optional[Ranges] = None, *, sure: bool = True
+    ) -> None:
+        self.state = state
+        self.flow = flow
+        self.part = part
+        self.sure = sure
+
+    def only(self, ranges: Optional[Ranges]) -> _Group:
+        part = self.part
+        if ranges is not None:
+            part = ranges if part is None else addresses.intersect(part, ranges)
+        return _Group(self.state, self.flow, part, sure=self.sure)
+
+    def all(self) -> Ranges:
+        if self.flow is None:
+            return self.part or ()
+        return self.flow.all() if self.part is None else self.flow.overlap(self.part)
+
+
+def check_size(ruleset: Ruleset) -> None:
+    count = sum(len(chain.rules) for table in ruleset.tables for chain in table.chains.values())
+    if count > MOST_RULES:
+        raise AnalysisError(f"{count} rules are more than the {MOST_RULES} that are analysed")
+
+
+def steps_of(ruleset: Ruleset, hook: str, *, family: Family, device: str) -> tuple[tuple[Step, ...], ...]:
+    """What runs at a hook, by priority; what has the same priority is one group."""
+    steps: list[Step] = []
+    nat: list[tuple[Table, Chain]] = []
+    on_device = hook in ("ingress", "egress")
+    for table in ruleset.tables:
+        for chain in table.chains.values():
+            if chain.hook != hook:
+                continue
+            if on_device:
+                if table.family not in ("netdev", "inet") or device not in chain.devices:
+                    continue
+            elif table.family not in _FAMILIES[family]:
+                continue
+            if chain.type == "nat":
+                nat.append((table, chain))
+            else:
+                steps.append(Step(chain.priority, "chain", ((table, chain),)))
+    if hook in ("prerouting", "output"):
+        steps.append(Step(_CONNTRACK, "conntrack"))
+    if hook in _NAT_PRIORITY:
+        nat.sort(key=lambda pair: (pair[1].priority, pair[1].order))
+        steps.append(Step(_NAT_PRIORITY[hook], "nat", tuple(nat)))
+    steps.sort(key=lambda step: (step.priority, step.bases[0][1].order if step.bases else 0))
+    groups: list[list[Step]] = []
+    for step in steps:
+        if groups and groups[-1][0].priority == step.priority:
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return tuple(tuple(group) for group in groups)
+
+
+def copied(flows: Flows) -> Flows:
+    return {state: Sources(sources.all()) for state, sources in flows.items()}
+
+
+def merged(parts: list[tuple[State, Ranges]]) -> Flows:
+    by_state: dict[State, list[tuple[int, int]]] = {}
+    for state, ranges in parts:
+        by_state.setdefault(state, []).extend(ranges)
+    return {state: Sources(addresses.normal(ranges)) for state, ranges in by_state.items()}
+
+
+class Walk:
+    """Walks packets through hooks; what it finds is in `notes`, `rejections`, and, if wanted, `visits`."""
+
+    def __init__(self, scene: Scene, ruleset: Ruleset, *, log: bool = False) -> None:
+        self.scene = scene
+        self.ruleset = ruleset
+        self.notes = Notes()
+        self.rejections: list[Rejection] = []
+        self.visits: Optional[list[Visit]] = [] if log else None
+        self.recording = True  # whether accepting rules are noted
+        self._steps: dict[str, tuple[tuple[Step, ...], ...]] = {}
+        self._views: dict[State, View] = {}
+        self._packet: Optional[Packet] = None
+        self._hook = ""
+        self._numbers = 0
+        self._budget = _MOST_VISITS
+        self._active: list[str] = []
+
+    # Hooks
+
+    def hook(self, hook: str, packet: Packet, flows: Flows) -> Flows:
+        """The sources that pass a hook, by the state they leave it in."""
+        groups = self._steps.get(hook)
+        if groups is None:
+            groups = steps_of(self.ruleset, hook, family=self.scene.family, device=self.scene.link.name)
+            self._steps[hook] = groups
+        self._packet, self._hook = packet, hook
+        for group in groups:
+            if not flows:
+                break
+            if sum(step.kind != "nat" or bool(step.bases) for step in group) > 1:
+                flows = self._group(group, flows)
+            else:
+                for step in group:
+                    flows = self._step(step, flows)
+        return flows
+
+    def _group(self, group: tuple[Step, ...], flows: Flows) -> Flows:
+        """Steps of one priority, in either order where that can matter."""
+        before, harsh = copied(flows), self.notes.harsh
+        forward = flows
+        for step in group:
+            forward = self._step(step, forward)
+        inner = all(step.kind == "chain" for step in group)
+        if inner and harsh == self.notes.harsh and set(forward) <= set(before):
+            return forward  # nothing but drops: they commute
+        recording, log = self.recording, self.visits
+        self.recording, self.visits = False, None
+        backward = before
+        for step in reversed(group):
+            backward = self._step(step, backward)
+        self.recording, self.visits = recording, log
+        return merged([(s, f.all()) for flow in (forward, backward) for s, f in flow.items()])
+
+    def _step(self, step: Step, flows: Flows) -> Flows:
+        if not flows:
+            return flows
+        if step.kind == "conntrack":
+            return merged([(self._tracked(state), sources.all()) for state, sources in flows.items()])
+        if step.kind == "nat":
+            return self._nat(step, flows)
+        return self._base(step.bases[0], flows)
+
+    def _tracked(self, state: State) -> State:
+        """What conntrack makes of the packet (nf_conntrack_in; tcp_conntracks of nf_conntrack_proto_tcp.c)."""
+        packet = self._packet
+        assert packet is not None
+        if state.track:
+            return state
+        if packet.icmp in (135, 136):
+            return state._replace(track=UNTRACKED)
+        if packet.name == "icmp" or packet.attached:
+            return state._replace(track=INVALID)  # the connection it is about is unknown
+        if packet.name == "syn":
+            return state._replace(track=NEW, conn=Conn.SYN)
+        if packet.name in ("syn-ack", "rst"):
+            if state.conn == Conn.NONE:
+                return state._replace(track=INVALID)
+            return state._replace(track=ESTABLISHED, conn=Conn.OPEN)
+        if state.conn == Conn.SYN and not packet.outbound:
+            return state._replace(track=INVALID)  # an ACK before the SYN-ACK
+        if state.conn == Conn.NONE:
+            return state._replace(track=NEW, conn=Conn.OPEN)  # picked up in the middle (nf_conntrack_tcp_loose)
+        return state._replace(track=ESTABLISHED)
+
+    def _nat(self, step: Step, flows: Flows) -> Flows:
+        done: list[tuple[State, Ranges]] = []
+        fresh: Flows = {}
+        for state, sources in flows.items():
+            if state.track == NEW and step.bases:
+                fresh[state] = sources
+            elif state.track in (ESTABLISHED, RELATED) and state.nat:
+                inside = {"prerouting": True, "postrouting": False}.get(self._hook, state.inside)
+                done.append((state._replace(inside=inside), sources.all()))
+            else:
+                done.append((state, sources.all()))
+        for base in step.bases:
+            before = {state.nat for state in fresh}
+            passed = self._base(base, fresh) if fresh else {}
+            fresh = {}
+            for state, sources in passed.items():
+                if state.nat in before:
+                    fresh[state] = sources
+                else:
+                    done.append((state, sources.all()))
+        if not done:
+            return fresh
+        return merged(done + [(state, sources.all()) for state, sources in fresh.items()])
+
+    # Chains
+
+    def _base(self, pair: tuple[Table, Chain], flows: Flows) -> Flows:
+        table, chain = pair
+        packet = self._packet
+        assert packet is not None
+        self._numbers += 1
+        base = Base(self._numbers, packet.stage, self._hook, table, chain)
+        self.scene.table = table.label
+        self._views = {}
+        self._accepted: list[tuple[State, Ranges]] = []
+        self._active = []
+        left = self._chain(base, chain, flows, 0)
+        accepted = self._accepted
+        if not left:
+            return merged(accepted)
+        key = (base.number, chain.name, 0)
+        self.notes.spots[key] = Spot(base, chain.name)
+        for state, sources in left.items():
+            ranges = sources.all()
+            self._visit(base, chain.name, rule=None, verdict="policy", ranges=ranges)
+            if chain.policy is Kind.DROP:
+                self.notes.end(Outcome.TIMEOUT, key, ranges)
+                continue
+            if self.recording:
+                self.notes.accept(key, ranges)
+            accepted.append((state, ranges))
+        return merged(accepted)
+
+    def _chain(self, base: Base, chain: Chain, flows: Flows, depth: int) -> Flows:
+        """The sources that come back from a chain: off its end, or by `return`."""
+        if chain.name in self._active:
+            raise AnalysisError(f"table {base.table.label}: chain {chain.name} is entered from itself")
+        if depth > _DEEPEST:
+            raise AnalysisError(f"table {base.table.label}: chains are nested deeper than {_DEEPEST}")
+        self._budget -= len(chain.rules) + 1
+        if self._budget < 0:
+            raise AnalysisError(f"table {base.table.label}: the packet may visit more than {_MOST_VISITS} rules")
+        self._active.append(chain.name)
+        frame = _Frame(base, chain, flows=flows, depth=depth)
+        run = self._run
+        for rule in chain.rules:
+            for state, sources in tuple(flows.items()):
+                run(frame, rule, _Group(state, sources))
+                if not sources and flows.get(state) is sources:
+                    del flows[state]
+            if frame.put:
+                self._settle(frame)
+            if not flows:
+                break
+        self._active.pop()
+        if not frame.returned:
+            return flows
+        return merged(frame.returned + [(state, sources.all()) for state, sources in flows.items()])
+
+    def _settle(self, frame: _Frame) -> None:
+        flows = frame.flows
+        for state, sources in frame.put:
+            if not sources:
+                continue
+            if state not in flows:
+                flows[state] = sources if isinstance(sources, Sources) else Sources(sources)
+            else:
+                flows[state].add(sources.all() if isinstance(sources, Sources) else sources)
+        frame.put = []
+        if len(flows) > _MOST_STATES:
+            raise AnalysisError(f"chain {frame.chain.name}: more than {_MOST_STATES} different marks and states")
+
+    # Rules
+
+    def _view(self, state: State) -> View:
+        view = self._views.get(state)
+        if view is None:
+            packet = self._packet
+            assert packet is not None
+            iif = "" if packet.outbound else self.scene.link.name
+            oif = (state.oif or self.scene.link.name) if packet.outbound else ""
+            view = self._views[state] = View(self.scene, packet, state, iif=iif, oif=oif)
+        return view
+
+    def _run(self, frame: _Frame, rule: Rule, group: _Group, start: int = 0) -> None:
+        """The items of a rule from `start` on, for a group for which all before matched."""
+        state = group.state
+        view = self._views.get(state) or self._view(state)
+        items = rule.items
+        for place in range(start, len(items)):
+            item = items[place]
+            kind = type(item)
+            if kind is Verdict:
+                assert isinstance(item, Verdict)
+                if item.kind is Kind.CONTINUE:
+                    continue
+                return self._verdict(frame, rule, group, item)
+            if kind is VerdictMap:
+                return self._verdict_map(frame, rule, group, place)
+            if kind in _ACTIONS:
+                acted = view.act(item)
+                if isinstance(acted, list) and len(acted) == 1 and acted[0] == (state, None, True):
+                    continue
+                return self._act(frame, rule, group, place)
+            found = view.match(item)
+            if found is True:
+                continue
+            if found is False:
+                return self._leave(frame, group)
+            if found is None:
+                self._may_leave(frame, rule, group)
+                continue
+            if isinstance(found, Split):
+                return self._split(frame, rule, group, place, ports=found.ports)
+            part = group.part
+            chosen = found if part is None else addresses.intersect(part, found)
+            if group.flow is None and part:
+                frame.put.append((state, addresses.subtract(part, chosen)))
+            if not chosen:
+                return None
+            group.part = chosen
+        if self.visits is not None:
+            self._visit(frame.base, frame.chain.name, rule=rule, verdict=_effect(rule), ranges=group.all())
+        return self._leave(frame, group)
+
+    @staticmethod
+    def _leave(frame: _Frame, group: _Group) -> None:
+        if group.flow is None and group.part:
+            frame.put.append((group.state, group.part))
+
+    def _may_leave(self, frame: _Frame, rule: Rule, group: _Group) -> None:
+        if group.flow is None:
+            self._leave(frame, group)
+            self.notes.doubt(self._key(frame, rule), group.part or ())
+        else:
+            group.sure = False
+
+    def _take(self, frame: _Frame, rule: Rule, group: _Group) -> Ranges:
+        """The sources of the group, out of their flow if they surely matched."""
+        ranges = group.all()
+        if ranges and group.flow is not None:
+            if group.sure:
+                group.flow.take(ranges)
+            else:
+                self.notes.doubt(self._key(frame, rule), ranges)
+        return ranges
+
+    def _key(self, frame: _Frame, rule: Rule) -> Key:
+        key = (frame.base.number, frame.chain.name, rule.number)
+        if key not in self.notes.spots:
+            self.notes.spots[key] = Spot(frame.base, frame.chain.name, rule)
+        return key
+
+    def _visit(self, base: Base, chain: str, *, rule: Optional[Rule], verdict: str, ranges: Ranges) -> None:
+        if self.visits is None or not ranges:
+            return
+        text = rule.text if rule is not None else policy_text(base)
+        number = rule.number if rule is not None else None
+        self.visits.append(Visit(base.stage, base.hook, base.table.label, chain, number, text, verdict))
+
+    def _split(self, frame: _Frame, rule: Rule, group: _Group, place: int, *, ports: Ranges) -> None:
+        """The remote ports in `ports` and the others go on as two states, from the same item."""
+        ranges = self._take(frame, rule, group)
+        self.notes.doubt(self._key(frame, rule), ranges)
+        for chosen in (ports, addresses.subtract(group.state.ports, ports)):
+            self._run(frame, rule, _Group(group.state._replace(ports=chosen), None, ranges), place)
+
+    def _act(self, frame: _Frame, rule: Rule, group: _Group, place: int) -> None:
+        state = group.state
+        acted = self._view(state).act(rule.items[place])
+        if isinstance(acted, Split):
+            return self._split(frame, rule, group, place, ports=acted.ports)
+        rest = group.part or ()
+        for new, ranges, goes_on in acted:
+            part = group.only(ranges)
+            if part.flow is None:
+                rest = addresses.subtract(rest, part.part or ())
+            if new != state:
+                part = _Group(new, None, self._take(frame, rule, part))
+                if not part.part:
+                    continue
+            if goes_on is None:
+                self._may_leave(frame, rule, part)
+            if goes_on is False:
+                self._leave(frame, part)
+            else:
+                self._run(frame, rule, part, place + 1)
+        if group.flow is None:
+            frame.put.append((state, rest))
+        return None
+
+    # Verdicts
+
+    def _verdict_map(self, frame: _Frame, rule: Rule, group: _Group, place: int) -> None:
+        item = rule.items[place]
+        assert isinstance(item, VerdictMap)
+        found = self._view(group.state).elements(item.lookup)
+        if isinstance(found, Split):
+            return self._split(frame, rule, group, place, ports=found.ports)
+        if found is None:
+            return self._verdict(frame, rule, group, Verdict(Kind.UNKNOWN))
+        rest = group.part or ()
+        for verdict, ranges in map_verdicts(found):
+            part = group.only(ranges)
+            if verdict.kind is Kind.CONTINUE or part.part == ():
+                continue
+            if part.flow is None:
+                rest = addresses.subtract(rest, part.part or ())
+            self._verdict(frame, rule, part, verdict)
+        if group.flow is None:
+            frame.put.append((group.state, rest))
+        return None
+
+    def _verdict(self, frame: _Frame, rule: Rule, group: _Group, verdict: Verdict) -> None:
+        kind = verdict.kind
+        if kind is Kind.JUMP or kind is Kind.GOTO:
+            return self._jump(frame, rule, group, verdict)
+        ranges = self._take(frame, rule, group)
+        if not ranges:
+            return None
+        if self.visits is not None:
+            self._visit(frame.base, frame.chain.name, rule=rule, verdict=_SHOWN.get(kind, "continue"), ranges=ranges)
+        state = group.state
+        if kind is Kind.RETURN:
+            frame.returned.append((state, ranges))
+            return None
+        key = self._key(frame, rule)
+        if kind is Kind.DROP:
+            self.notes.end(Outcome.TIMEOUT, key, ranges)
+        elif kind is Kind.REJECT:
+            self._reject(verdict, key, state=state, ranges=ranges)
+        elif kind in (Kind.DNAT, Kind.REDIRECT):
+            self._translate(verdict, key, state=state, ranges=ranges)
+        else:
+            self._accept(key, state, ranges)
+            if kind in (Kind.QUEUE, Kind.UNKNOWN):
+                self.notes.doubt(key, ranges)
+                self.notes.end(Outcome.TIMEOUT, key, ranges)
+            if kind is Kind.UNKNOWN:
+                self.notes.end(Outcome.REFUSED, key, ranges)
+                self.notes.end(Outcome.UNREACHABLE, key, ranges)
+                frame.put.append((state, ranges))
+        return None
+
+    def _accept(self, key: Key, state: State, ranges: Ranges) -> None:
+        self._accepted.append((state, ranges))
+        if self.recording:
+            self.notes.accept(key, ranges)
+
+    def _jump(self, frame: _Frame, rule: Rule, group: _Group, verdict: Verdict) -> None:
+        base, state, flow = frame.base, group.state, group.flow
+        goto = verdict.kind is Kind.GOTO
+        target = base.table.chains.get(verdict.target)
+        if target is None:
+            raise AnalysisError(f"table {base.table.label}: there is no chain {verdict.target[:60]}")
+        ranges = group.all()
+        if not ranges:
+            return
+        self._visit(base, frame.chain.name, rule=rule, verdict="goto" if goto else "jump", ranges=ranges)
+        whole = flow is not None and group.part is None and group.sure
+        if whole and frame.flows.get(state) is flow:
+            # All of a flow goes: no need to copy it there and back.
+            del frame.flows[state]
+            assert flow is not None
+            left = self._chain(base, target, {state: flow}, frame.depth + 1)
+        else:
+            left = self._chain(base, target, {state: Sources(ranges)}, frame.depth + 1)
+            if flow is not None and not group.sure:
+                self.notes.doubt(self._key(frame, rule), ranges)
+            elif flow is not None and goto:
+                flow.take(ranges)
+            elif flow is not None:
+                same = left.pop(state, None)
+                flow.take(ranges if same is None else addresses.subtract(ranges, same.all()))
+        if goto:
+            frame.returned += [(new, sources.all()) for new, sources in left.items()]
+        else:
+            frame.put += left.items()
+
+    def _reject(self, verdict: Verdict, key: Key, *, state: State, ranges: Ranges) -> None:
+        packet, reset = self._packet, is_reset(verdict.reject)
+        assert packet is not None
+        outcome = Outcome.TIMEOUT
+        if packet.stage == "syn":
+            outcome = rejected(verdict.reject)
+        elif packet.stage == "ack" and reset:
+            outcome = Outcome.CLOSED
+        if outcome is Outcome.TIMEOUT or self._hook == "ingress":
+            self.notes.end(outcome, key, ranges)
+        else:
+            self.rejections.append(Rejection(outcome, key, reset, state, ranges))
+        self.notes.harsh += outcome is not Outcome.TIMEOUT
+
+    def _translate(self, verdict: Verdict, key: Key, *, state: State, ranges: Ranges) -> None:
+        """DNAT and REDIRECT of the SYN (nf_nat_core.c, nf_nat_redirect.c)."""
+        scene, packet = self.scene, self._packet
+        assert packet is not None
+        if packet.outbound or packet.protocol != 6 or state.track != NEW:
+            return self._accept(key, state, ranges)
+        address, port = state.nat or (scene.local.address, scene.port)
+        if verdict.kind is Kind.REDIRECT:
+            address = next(a.address for a in scene.link.addresses if a.family is scene.family)
+        elif verdict.to:
+            address = verdict.to[0][0]
+        single = len(verdict.to) < 2 and all(low == high for low, high in verdict.to)
+        ports = tuple(p for low, high in verdict.ports for p in range(low, min(high, low + _MOST_PORTS) + 1))
+        if not ports or addresses.contains(verdict.ports, port):
+            ports = (port,)
+        if not single or len(ports) > _MOST_PORTS or not addresses.contains(scene.own, address):
+            self.notes.doubt(key, ranges)
+            for outcome in POSSIBLE:
+                self.notes.end(outcome, key, ranges)
+            return None
+        if len(ports) > 1:
+            self.notes.doubt(key, ranges)
+        for port in ports:
+            self._accept(key, state._replace(nat=(address, port), inside=True), ranges)
+        return None
+
+
+_SHOWN = {
+    Kind.ACCEPT: "accept",
+    Kind.DROP: "drop",
+    Kind.REJECT: "reject",
+    Kind.RETURN: "return",
+    Kind.DNAT: "dnat",
+    Kind.REDIRECT: "redirect",
+}
+
+
+def _effect(rule: Rule) -> str:
+    """What a rule without a verdict did, as the path shows it."""
+    kinds = {type(item) for item in rule.items}
+    if NoTrack in kinds:
+        return "notrack"
+    return "mark" if kinds & {SetMark, CopyMark, MapMark} else "continue"
+
+
+def policy_text(base: Base) -> str:
+    policy = "drop" if base.chain.policy is Kind.DROP else "accept"
+    if base.table.backend is Backend.NFTABLES:
+        return f"policy {policy}"
+    return f"-P {base.chain.name} {policy.upper()}"
