@@ -79,6 +79,7 @@ def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone:
             (rule, "out" if rule.stage == "reply" else "in")
             for answer in answers
             for rule in blockers(answer, gap.wanted, FIREWALL)
+            if not (rule.chain or "").startswith(_BANS)  # who is banned stays banned
         ]
         if not walls:
             break

@@ -1,0 +1,289 @@
+"""From a ruleset and the facts to the commands that would be typed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ec2ssh_agent import diagnose, plan
+from ec2ssh_agent.config import Config
+from ec2ssh_agent.facts import (
+    ConfigTest,
+    Facts,
+    Firewalld,
+    FirewalldZone,
+    HostKey,
+    Listener,
+    Machine,
+    Network,
+    Process,
+    Sshd,
+    Ufw,
+    UnitState,
+    Wrappers,
+)
+from ec2ssh_agent.model import Health, Seen, Symptom, Unseen
+from ec2ssh_agent.reach import addresses, analyse, iptables, wrappers
+from ec2ssh_agent.reach.question import Link, Listening, Local, Question, Route
+from ec2ssh_agent.reach.ruleset import Backend, Family, Ruleset
+from ec2ssh_agent.steps import Ladder, commands
+
+HOST = addresses.parse_address("10.0.5.20")[1]
+EVERY = addresses.SPACE[Family.IPV4][0]
+GOOD = Sshd(
+    installed=Seen("/usr/sbin/sshd"),
+    unit=Seen(UnitState("ssh.service", "loaded", "active", "running", "enabled", main_pid=7)),
+    socket_unit=Seen(UnitState("ssh.socket", "loaded", "inactive", "dead", "disabled")),
+    listeners=Seen((Listener(Family.IPV4, 0, 22),)),
+    port=Seen((22,)),
+    process=Seen(Process(7, "sshd")),
+    test=Seen(ConfigTest(True)),
+    host_keys=Seen((HostKey("/etc/ssh/ssh_host_ed25519_key", True),)),
+)
+DOWN = GOOD._replace(
+    listeners=Seen(()),
+    process=Seen(None),
+    unit=Seen(UnitState("ssh.service", "loaded", "failed", "failed", "enabled", "exit-code", exit_status=255)),
+)
+
+
+def rules(text: str, backend: Backend = Backend.IPTABLES_NFT) -> Ruleset:
+    return iptables.parse(text, family=Family.IPV4, backend=backend)
+
+
+class Story:
+    """One machine: its facts, what is wrong, what would be done."""
+
+    def __init__(self, ruleset: Ruleset = Ruleset(()), sshd: Sshd = GOOD, **more: Any) -> None:
+        config: Config = more.pop("config", Config())
+        baseline = more.pop("baseline", {("eth0", Family.IPV4): diagnose_possible()})
+        known, current = more.pop("known", {}), more.pop("current", {})
+        decided = more.pop("decided", None)
+        allow_disable = more.pop("allow_disable", False)
+        facts = Facts(
+            0.0, sshd, Seen(ruleset), Seen(None), Seen(None), Seen(()), Wrappers(), Seen(Network((), (), ())), Seen(()),
+            Machine(systemd=Seen(True)),
+        )._replace(**more)  # fmt: skip
+        listeners = tuple(
+            Listening(item.family, item.address, item.port)
+            for item in (facts.sshd.listeners.value if isinstance(facts.sshd.listeners, Seen) else ())
+        )
+        asked = Question(
+            22,
+            (Link("eth0", 2, (Local(Family.IPV4, HOST, 24),)),),
+            listeners,
+            (Route(Family.IPV4, EVERY, "eth0"),),
+            local=(Local(Family.IPV4, HOST, 24),),
+        )
+        self.reach = analyse(asked, ruleset, decided)
+        self.assessment = diagnose.diagnose(facts, self.reach, config, baseline=baseline)
+        situation = plan.Situation(
+            facts, self.assessment, config, ruleset, lambda changed: analyse(asked, changed, decided), known, current,
+            allow_disable,
+        )  # fmt: skip
+        self.ladders = plan.plan(situation)
+
+    @property
+    def ids(self) -> list[str]:
+        return [finding.id for finding in self.assessment.findings]
+
+    @property
+    def ladder(self) -> Ladder:
+        assert len(self.ladders) == 1, self.ids
+        return self.ladders[0]
+
+    def typed(self, number: int = 0) -> list[str]:
+        return [line for step in self.ladder.rungs[number].steps for line in commands(step)]
+
+
+def diagnose_possible() -> addresses.Ranges:
+    """Everybody who gets in without a rule."""
+    asked = Question(
+        22,
+        (Link("eth0", 2, (Local(Family.IPV4, HOST, 24),)),),
+        (Listening(Family.IPV4, 0, 22),),
+        (Route(Family.IPV4, EVERY, "eth0"),),
+        local=(Local(Family.IPV4, HOST, 24),),
+    )
+    return diagnose.admitted(analyse(asked, Ruleset(())).answers[0])
+
+
+def test_a_healthy_machine_has_no_finding() -> None:
+    story = Story()
+    assert (story.assessment.health, story.ids, story.ladders) == (Health.OK, [], ())
+
+
+DROP = "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A INPUT -i lo -j ACCEPT\nCOMMIT\n"
+
+
+def test_a_policy_that_drops_is_opened_by_the_documents_command() -> None:
+    story = Story(rules(DROP))
+    assert story.ids == ["firewall-drop"]
+    finding = story.assessment.findings[0]
+    assert finding.symptom is Symptom.TIMEOUT and "-P INPUT DROP" in finding.evidence[0]
+    assert story.typed() == [
+        "iptables -w 5 -I INPUT 1 -p tcp --dport 22 -m comment --comment ec2ssh-agent:@CHANGE@ -j ACCEPT"
+    ]
+
+
+def test_input_and_output_are_opened_together() -> None:
+    text = DROP.replace(":OUTPUT ACCEPT", ":OUTPUT DROP")
+    assert [line.split(" -m ")[0] for line in Story(rules(text)).typed()] == [
+        "iptables -w 5 -I INPUT 1 -p tcp --dport 22",
+        "iptables -w 5 -I OUTPUT 1 -p tcp --sport 22",
+    ]
+
+
+def test_only_the_baseline_is_opened_and_nobody_else() -> None:
+    office = (addresses.parse_cidr("203.0.113.0/24")[1],)
+    story = Story(rules(DROP), baseline={("eth0", Family.IPV4): office})
+    assert "-s 203.0.113.0/24 -p tcp --dport 22" in story.typed()[0]
+
+
+def test_a_bastion_that_gets_in_is_intent() -> None:
+    text = DROP.replace("COMMIT", "-A INPUT -s 203.0.113.7 -p tcp --dport 22 -j ACCEPT\nCOMMIT")
+    story = Story(rules(text))
+    assert story.ladders == () and story.ids == ["reach-shrunk"]
+    assert story.assessment.health is Health.DEGRADED
+    assert Story(rules(text), baseline={}).assessment.health is Health.OK
+
+
+def test_an_opening_stays_behind_the_bans() -> None:
+    text = DROP.replace(
+        "-A INPUT -i lo", ":f2b-sshd - [0:0]\n-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd\n-A INPUT -i lo"
+    ).replace("COMMIT", "-A f2b-sshd -s 198.51.100.9 -j REJECT\n-A f2b-sshd -j RETURN\nCOMMIT")
+    assert "-I INPUT 2 " in Story(rules(text)).typed()[0]
+
+
+def test_expected_clients_are_opened_though_somebody_else_gets_in() -> None:
+    text = DROP.replace("COMMIT", "-A INPUT -s 203.0.113.7 -p tcp --dport 22 -j ACCEPT\nCOMMIT")
+    expected = Config(expect_clients=((Family.IPV4, addresses.parse_cidr("192.0.2.0/24")[1]),))
+    assert "-s 192.0.2.0/24 -p tcp --dport 22" in Story(rules(text), config=expected).typed()[0]
+
+
+def test_without_a_baseline_the_configuration_may_ask_for_a_report_only() -> None:
+    story = Story(rules(DROP), baseline={}, config=Config(repair_without_baseline="report"))
+    assert not story.ladder.rungs and "without_baseline" in story.ladder.withheld
+    assert Story(rules(DROP), baseline={}).typed()
+
+
+def test_switching_the_firewall_off_is_the_last_rung_and_only_where_it_is_allowed() -> None:
+    assert [rung.name for rung in Story(rules(DROP)).ladder.rungs] == ["open"]
+    story = Story(rules(DROP), allow_disable=True)
+    assert [rung.name for rung in story.ladder.rungs] == ["open", "disable"]
+    assert story.typed(1) == [
+        "iptables -w 5 -P INPUT ACCEPT", "iptables -w 5 -P OUTPUT ACCEPT", "iptables -w 5 -F",
+    ]  # fmt: skip
+    docker = Story(rules(DROP), allow_disable=True, foreign=Seen(("docker",)))
+    assert [rung.name for rung in docker.ladder.rungs] == ["open"] and "docker" in docker.ladder.withheld
+
+
+UFW = """*filter
+:INPUT DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+:ufw-before-input - [0:0]
+:ufw-user-input - [0:0]
+-A INPUT -j ufw-before-input
+-A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw-before-input -j ufw-user-input
+COMMIT
+"""
+
+
+def test_ufw_makes_its_own_rule() -> None:
+    story = Story(rules(UFW), ufw=Seen(Ufw(True, True)))
+    assert story.ladder.rungs[0].name == "ufw-allow" and story.typed() == ["ufw prepend allow 22/tcp"]
+
+
+def test_ufws_own_denial_is_deleted_first() -> None:
+    denial = "deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 in"
+    text = UFW.replace("COMMIT", "-A ufw-user-input -p tcp -m tcp --dport 22 -j DROP\nCOMMIT")
+    story = Story(rules(text), ufw=Seen(Ufw(True, True, (denial,))))
+    assert story.typed() == ["ufw --force delete deny 22/tcp", "ufw prepend allow 22/tcp"]
+
+
+def test_a_ufw_whose_chains_were_flushed_is_enabled_afresh() -> None:
+    text = UFW.replace("-A INPUT -j ufw-before-input\n", "")
+    story = Story(rules(text), ufw=Seen(Ufw(True, False)))
+    assert story.typed() == ["ufw prepend allow 22/tcp", "ufw --force enable"]
+
+
+def test_firewalld_is_asked_for_what_is_missing_only() -> None:
+    public = FirewalldZone("public", ("eth0",), (), (), ())
+    permanent = public._replace(services=("ssh",))
+    firewalld = Firewalld(True, default_zone="public", zones=(public,), permanent=(permanent,))
+    story = Story(rules(DROP), firewalld=Seen(firewalld))
+    assert story.typed() == ["firewall-cmd --zone=public --add-service=ssh"]
+    panic = Story(rules(DROP), firewalld=Seen(firewalld._replace(panic=True)))
+    assert not panic.ladder.rungs and "panic" in panic.ladder.withheld
+
+
+def test_wrappers_get_the_documents_line() -> None:
+    tables = wrappers.parse(b"", b"ALL: ALL\n")
+    decided = {Family.IPV4: wrappers.evaluate(tables, family=Family.IPV4)}
+    story = Story(decided=decided, wrappers=Wrappers(Seen(b"# old\n"), Seen(b"ALL: ALL\n"), Seen(True)))
+    assert story.ids == ["wrappers-deny"]
+    assert story.typed() == ["sed -i '1i sshd2 sshd : ALL: allow' /etc/hosts.allow"]
+    step = story.ladder.rungs[0].steps[0]
+    assert getattr(step, "content") == b"sshd2 sshd : ALL: allow\n# old\n"
+
+
+def test_a_dead_sshd_is_reset_and_started() -> None:
+    story = Story(sshd=DOWN)
+    assert story.ids == ["sshd-not-running"]
+    assert story.typed() == ["systemctl reset-failed ssh.service", "systemctl restart ssh.service"]
+
+
+def test_what_was_done_on_purpose_is_left() -> None:
+    masked = DOWN._replace(unit=Seen(UnitState("ssh.service", "masked")), socket_unit=Seen(UnitState("ssh.socket")))
+    assert "administrator" in Story(sshd=masked).ladder.withheld
+    forbidden = Story(sshd=DOWN._replace(forbidden=Seen(True)))
+    assert forbidden.ids == ["sshd-forbidden"] and not forbidden.ladder.rungs
+    working = UnitState("ssh.service", "loaded", "activating", "auto-restart", "enabled")
+    assert "systemd is at work" in Story(sshd=DOWN._replace(unit=Seen(working))).ladder.withheld
+
+
+def test_a_broken_configuration_is_put_back_and_a_running_sshd_only_reported() -> None:
+    broken = ConfigTest(False, "Bad configuration option: Bogus", "/etc/ssh/sshd_config", 3)
+    story = Story(
+        sshd=DOWN._replace(test=Seen(broken)),
+        known={"/etc/ssh/sshd_config": b"Port 22\n"},
+        current={"/etc/ssh/sshd_config": b"Bogus\n"},
+    )
+    assert story.ids == ["sshd-config-invalid"] and len(story.typed()) == 1
+    assert not Story(sshd=DOWN._replace(test=Seen(broken))).ladder.rungs
+    running = Story(sshd=GOOD._replace(test=Seen(broken)))
+    assert running.ladders == () and running.assessment.health is Health.DEGRADED
+
+
+def test_host_keys_are_made_only_where_none_is_usable() -> None:
+    keys = tuple(HostKey(f"/etc/ssh/ssh_host_{kind}_key", False) for kind in ("rsa", "ed25519"))
+    test = ConfigTest(False, "sshd: no hostkeys available -- exiting.")
+    story = Story(sshd=DOWN._replace(test=Seen(test), host_keys=Seen(keys)))
+    assert story.ids == ["host-keys-missing"]
+    assert story.typed()[1] == "ssh-keygen -q -N '' -t ed25519 -f /etc/ssh/ssh_host_ed25519_key"
+    waiting = Story(
+        sshd=DOWN._replace(test=Seen(test), host_keys=Seen(keys)),
+        machine=Machine(systemd=Seen(True), cloud_init_done=Seen(False)),
+    )
+    assert "cloud-init" in waiting.ladder.withheld
+
+
+def test_a_stopped_sshd_is_hung_and_a_traced_one_is_not() -> None:
+    hung = Story(sshd=GOOD._replace(process=Seen(Process(7, "sshd", stopped=True))))
+    assert hung.ids == ["sshd-hung"] and hung.typed() == ["systemctl restart ssh.service"]
+    assert Story(sshd=GOOD._replace(process=Seen(Process(7, "sshd", stopped=True, traced=True)))).ids == []
+
+
+def test_listening_inside_only_is_a_finding() -> None:
+    loopback = addresses.parse_address("127.0.0.1")[1]
+    sshd = GOOD._replace(listeners=Seen((Listener(Family.IPV4, loopback, 22),)))
+    story = Story(
+        sshd=sshd, known={"/etc/ssh/sshd_config": b"\n"}, current={"/etc/ssh/sshd_config": b"ListenAddress 127.0.0.1\n"}
+    )
+    assert story.ids == ["sshd-not-listening-outside"]
+    assert story.typed()[-1] == "systemctl restart ssh.service"
+
+
+def test_what_was_not_seen_is_unknown_and_repairs_nothing() -> None:
+    story = Story(sshd=GOOD._replace(listeners=Unseen("not permitted")))
+    assert story.assessment.health is Health.UNKNOWN and story.ladders == ()
