@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import signal
@@ -43,6 +44,10 @@ class TimedOut(HostError):
 
 class TooLarge(HostError):
     """A file or an output is larger than its cap."""
+
+
+class Locked(HostError):
+    """Somebody else holds a lock, and still did at the end of the wait."""
 
 
 class Failed(HostError):
@@ -252,6 +257,29 @@ class Host:
         with _errors(path):
             os.chown(self.path(path), uid, gid, follow_symlinks=False)
 
+    @contextlib.contextmanager
+    def lock(self, path: str, *, wait: float = 0.0, mode: int = 0o600) -> Iterator[None]:
+        """Holds flock(2) on `path`, made where missing; it stays. Children that `run` starts do not inherit it.
+
+        Raises Locked, naming the holder, when it is not free within `wait` seconds; Denied, NotFound (no directory).
+        """
+        with _errors(path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self.path(path), flags, mode)
+        try:
+            end = self.monotonic() + wait
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if self.monotonic() >= end:
+                        raise Locked(f"{path}: locked by {_holder(descriptor)}") from error
+                self.sleep(0.02)
+            yield
+        finally:
+            os.close(descriptor)
+
     @staticmethod
     def _sync_directory(path: str) -> None:
         descriptor = os.open(path or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -352,6 +380,18 @@ def _converse(process: subprocess.Popen[bytes], stdin: bytes, end: float, cap: i
         raise TimedOut(f"{name}: no end within its deadline; killed") from error
     out, err = (b"".join(parts) for parts in collected.values())
     return out, err
+
+
+def _holder(descriptor: int) -> str:
+    """Who holds the flock on an open file, by proc_locks(5): `1: FLOCK ADVISORY WRITE 708 00:13:1234 0 EOF`."""
+    inode = str(os.fstat(descriptor).st_ino)
+    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii", errors="replace") as locks:
+        for line in locks:
+            fields = line.split()
+            if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].split(":")[2] == inode:
+                with open(f"/proc/{int(fields[4])}/comm", encoding="utf-8", errors="replace") as name:
+                    return f"pid {fields[4]} ({name.read().strip()})"
+    return "another process"
 
 
 def _copy_attributes(source: str, descriptor: int) -> None:

@@ -10,12 +10,13 @@ every write. `full` makes writes fail as a full disk does, `denied` holds paths 
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import stat as modes
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional, Union
 
-from ec2ssh_agent.host import Denied, Failed, Host, NotFound, Ran, Stat, TimedOut, TooLarge
+from ec2ssh_agent.host import Denied, Failed, Host, Locked, NotFound, Ran, Stat, TimedOut, TooLarge
 
 
 class Call(NamedTuple):
@@ -56,6 +57,7 @@ class FakeHost(Host):
         self.changes: list[tuple[str, str]] = []  # (replace, append, remove, rmdir, mkdir, chmod or chown; path)
         self.denied: set[str] = set()
         self.full = False
+        self.locked: set[str] = set()
         self.space: tuple[int, int] = (10 << 30, 1_000_000)
         self.epoch, self.boot = start, 1000.0
         self.slept: list[float] = []
@@ -262,6 +264,18 @@ class FakeHost(Host):
         node = self._node(path, follow=False)
         self._change("chown", path, node)
         node.uid, node.gid = uid, gid
+
+    @contextlib.contextmanager
+    def lock(self, path: str, *, wait: float = 0.0, mode: int = 0o600) -> Iterator[None]:
+        """`locked` holds the paths that somebody else has locked."""
+        if path in self.locked:
+            self.sleep(wait)
+            raise Locked(f"{path}: locked by pid 4711 (other)")
+        self.locked.add(path)
+        try:
+            yield
+        finally:
+            self.locked.discard(path)
 
     # -- commands
 

@@ -1,0 +1,109 @@
+"""Steps that an owner's tool makes: ufw, firewalld, systemd. Its own inverse takes them back; its files are then
+compared.
+
+A tool may add comments, sort, or renumber: after the inverse, files that are not what they were get their bytes back
+and `reload` is run. Where somebody has changed the files since, bytes are not put back (they would take the other's
+change away): if every line that our step added is still there, and none that it took away, the inverse alone is exact.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ..host import HostError
+from ..steps import Argv, Run
+from .files import capture, resolve, restore, unlike, written_meanwhile
+from .records import File, Saved
+from .work import Context, StepFailed, command, substitute
+
+
+class Commands:
+    """Run."""
+
+    def __init__(self, context: Context, step: Run) -> None:
+        self.context, self.host, self.step = context, context.host, step
+
+    def save(self) -> Saved:
+        files = tuple(capture(self.host, resolve(self.host, path)) for path in self.step.files)
+        return Saved(self.host.now(), files=files)
+
+    def _run(self, argv: Argv) -> None:
+        named = tuple(substitute(word, self.context.change) for word in argv)
+        command(self.context, named, owner=self.step.owner)
+
+    def make(self, saved: Saved) -> None:
+        for argv in self.step.commands:
+            self._run(argv)
+
+    def seal(self, saved: Saved) -> Saved:
+        return saved._replace(made=True, left_files=self._now(saved))
+
+    def _now(self, saved: Saved) -> tuple[File, ...]:
+        return tuple(capture(self.host, file.path) for file in saved.files)
+
+    def difference(self, saved: Saved) -> str:
+        texts = []
+        for number, now in enumerate(self._now(saved)):
+            before = saved.files[number]
+            if not unlike(now, before):
+                continue
+            if saved.made:
+                left = saved.left_files[number]
+                if unlike(now, left) and not _ours_stands(before, left, now):
+                    texts.append(unlike(now, left))
+            elif not written_meanwhile(self.host, before, saved):
+                texts.append(unlike(now, before))
+        return "\n".join(texts)
+
+    def revert(self, saved: Saved) -> tuple[str, ...]:
+        left = self._now(saved)
+        shared = saved.made and any(
+            unlike(now, then) and unlike(now, before) for now, then, before in zip(left, saved.left_files, saved.files)
+        )
+        complaint = ""
+        for argv in self.step.inverse:
+            try:
+                self._run(argv)
+            except StepFailed as error:
+                complaint = complaint or str(error)
+        after = self._now(saved)
+        if shared:
+            return self._check_shared(saved, after, complaint)
+        wrong = [before for before, now in zip(saved.files, after) if unlike(now, before)]
+        for file in wrong:
+            restore(self.host, file)
+        for argv in self.step.reload if wrong else ():
+            self._run(argv)
+        # A tool that will not take back what is not there complains of nothing that matters.
+        if complaint and saved.made and not saved.files:
+            raise StepFailed(complaint)
+        if not self.step.inverse and not self.step.files:
+            return tuple(f"not taken back, it has no inverse: {' '.join(argv)}" for argv in self.step.commands)
+        return ()
+
+    def _check_shared(self, saved: Saved, after: tuple[File, ...], complaint: str) -> tuple[str, ...]:
+        for before, left, now in zip(saved.files, saved.left_files, after):
+            if _ours_stands(before, left, now) and unlike(left, before):
+                raise StepFailed(f"{now.path}: its own tool did not take the change back; {complaint}")
+        return ("the files were changed by others meanwhile; only our part was taken back",)
+
+    def stands(self, saved: Saved) -> bool:
+        try:
+            now = self._now(saved)
+        except HostError:
+            return True  # cannot be looked at: keep the record
+        return any(
+            unlike(file, before) and _ours_stands(before, left, file)
+            for before, left, file in zip(saved.files, saved.left_files, now)
+        )
+
+
+def _lines(file: File) -> Counter[bytes]:
+    return Counter(line.strip() for line in (file.content or b"").splitlines())
+
+
+def _ours_stands(before: File, left: File, now: File) -> bool:
+    """Whether all that our step added is still in the file, and nothing of what it took away is back."""
+    was, ours, current = _lines(before), _lines(left), _lines(now)
+    added, removed = ours - was, was - ours
+    return not added - current and all(current[line] <= ours[line] for line in removed)

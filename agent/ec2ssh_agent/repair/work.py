@@ -1,0 +1,76 @@
+"""What every kind of step can do: save, make, seal, tell a difference, revert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from ..host import Host, HostError, Ran, TimedOut
+from ..model import AgentError
+from ..steps import CHANGE
+from .records import Saved
+
+#: Seconds. Ten times what was measured (facts.md), so that an owner's tool is not killed midway; by the tool's name.
+DEADLINES = {"ufw": 30.0, "firewalld": 30.0, "systemd": 60.0}
+DEADLINE = 20.0
+
+
+class StepFailed(AgentError):
+    """A step could not be made (it was taken back), or could not be taken back."""
+
+    exit_status = 3
+
+
+class Context(NamedTuple):
+    """`number` of the step within its change; `known`: what the change's steps left, as texts.
+
+    `busy` is told, before a command, for how many seconds it may run: the supervisor extends its patience."""
+
+    host: Host
+    change: str
+    busy: Callable[[float], None]
+    number: int = 0
+    known: frozenset[bytes] = frozenset()
+
+
+class Work(Protocol):
+    """One step of one change. All methods may raise HostError or StepFailed."""
+
+    def save(self) -> Saved:
+        """What the step replaces. Changes nothing."""
+
+    def make(self, saved: Saved) -> None:
+        """Makes the step."""
+
+    def seal(self, saved: Saved) -> Saved:
+        """With what the step left, by which it is known again. Changes nothing."""
+
+    def difference(self, saved: Saved) -> str:
+        """What somebody else has changed since, for a person to read; "" where `revert` would be exact."""
+
+    def revert(self, saved: Saved) -> tuple[str, ...]:
+        """Takes the step back, whether it was made or not, once or again. Notes on what was not taken back."""
+
+    def stands(self, saved: Saved) -> bool:
+        """Whether something of the step is still in place that `revert` would take back."""
+
+
+def substitute(text: str, change: str) -> str:
+    return text.replace(CHANGE, change)
+
+
+def command(context: Context, argv: tuple[str, ...], *, stdin: bytes = b"", owner: str = "") -> Ran:
+    """Runs to the end. Raises StepFailed with the command's last words where it exits non-zero, HostError."""
+    deadline = DEADLINES.get(owner, DEADLINE)
+    context.busy(deadline)
+    try:
+        ran = context.host.run(argv, stdin=stdin, deadline=deadline)
+    except TimedOut as error:
+        raise StepFailed(str(error)) from error
+    except HostError as error:
+        raise StepFailed(f"{argv[0]}: {error}" if argv[0] not in str(error) else str(error)) from error
+    if ran.code:
+        # nft's last words are an underline; what is wrong stands in its first.
+        lines = [line for line in ran.err.decode("utf-8", "replace").splitlines() if "Error:" in line]
+        raise StepFailed(f"{' '.join(argv)}: {lines[0][:300] if lines else ran.complaint}")
+    return ran
