@@ -83,7 +83,7 @@ _FAMILIES = ((socket.AF_INET, socket.IPPROTO_IP, "/proc/net/ip_tables_names"),
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_…; the same for IPv6
 # struct ipt_entry and ip6t_entry: where their counters and the offset of the next entry stand
 _LAYOUT: dict[int, tuple[int, int]] = {socket.AF_INET: (88, 96), socket.AF_INET6: (140, 152)}
-_DEAR, _DEAR_SHARE = 0.0005, 0.001  # a look that takes longer than that (seconds) is made for that share of the time
+_DEAR, _DEAR_SHARE = 0.0005, 0.001  # a look that takes more CPU than that (seconds) is made for that share of the time
 
 
 class Legacy:
@@ -104,13 +104,13 @@ class Legacy:
         """Whether they changed since the last look (the first one says no). Raises OSError."""
         if now < self._not_before:
             return False
-        begin = time.perf_counter()
+        begin = time.thread_time()
         found = tuple(
             (family, name, *self._fingerprint(family, level, name))
             for family, level, path in _FAMILIES
             for name in _names(path)
         )
-        took = time.perf_counter() - begin
+        took = time.thread_time() - begin
         self._not_before = now + (took / _DEAR_SHARE if took > _DEAR else 0.0)
         before, self._known = self._known, found
         return before is not None and before != found

@@ -45,9 +45,18 @@ def clock() -> float:
 
 
 class Loop:
-    """`worker` makes a pass in a forked child; `watch` stands until the first one has handed back its own."""
+    """`worker` makes a pass in a forked child; `watch` stands until the first one has handed back its own; `wall` is
+    the clock that may be set."""
 
-    def __init__(self, config_path: str, root: str, *, worker: Worker, watch: Optional[WatchList] = None) -> None:
+    def __init__(
+        self,
+        config_path: str,
+        root: str,
+        *,
+        worker: Worker,
+        watch: Optional[WatchList] = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._config_path, self._root, self._worker = config_path, root, worker
         self._list = watch or default(config_path)
         self._epoll = select.epoll()
@@ -59,7 +68,7 @@ class Loop:
         self._network: Optional[Network] = None
         self._inotify: Optional[Inotify] = None
         self._look: Optional[Look] = None
-        self._legacy: Optional[Legacy] = None
+        self._legacy = Legacy()
         self._pidfds: dict[int, int] = {}
         self._probe = Probe()
         self._probed: Optional[str] = None
@@ -68,7 +77,8 @@ class Loop:
         self._trouble = ""
         self._stopping = False
         self._turns = 0  # in a row that had events at once
-        self._wall = time.time() - clock()
+        self._wall_clock = wall
+        self._wall = wall() - clock()
         self._pulse_at = self._probe_at = self._alive_at = float("inf")
 
     def run(self) -> int:
@@ -76,6 +86,7 @@ class Loop:
         now = clock()
         self._arm_signals()
         self._arm()
+        self._look_at_legacy(now)
         self._watch(self._list, now)
         self._schedule.stale("start", now)
         self._notifier.ready(self._list.status)
@@ -128,6 +139,8 @@ class Loop:
             tuple(f"{name}: {why}" for name, why in sorted(self._missing.items())),
         )
         self._changers = {}
+        if self._look:
+            self._look.remember()
         self._pass = Pass(self._worker, self._config_path, self._root, wake=wake, now=now, deadline=self._list.deadline)
         self._on(self._pass.fileno(), self._hear)
 
@@ -212,8 +225,6 @@ class Loop:
                 self._missing["files"] = ", ".join(f"{path} ({why})" for path, why in self._inotify.missing.items())
         if self._look:
             self._look.watch(wanted.ports)
-        if wanted.legacy and not self._legacy:
-            self._legacy = Legacy()
         self._watch_processes(wanted.pids, now)
         self._pulse_at = min(self._pulse_at, now + wanted.pulse) if wanted.pulse > 0 else float("inf")
         if wanted.probe <= 0:
@@ -283,16 +294,15 @@ class Loop:
             suspect = self._look.suspect
         if self._rules and self._rules.moved():
             self._schedule.stale("ruleset", now)
-        if self._legacy and self._list.legacy:
+        if self._list.legacy:
             self._look_at_legacy(now)
-        wall = time.time() - now
+        wall = self._wall_clock() - now
         if abs(wall - self._wall) > _JUMP:
             self._schedule.stale("clock", now)
         self._wall = wall
         self._pulse_at = now + (min(AGAIN, self._list.pulse) if suspect else self._list.pulse)
 
     def _look_at_legacy(self, now: float) -> None:
-        assert self._legacy
         try:
             if self._legacy.moved(now):
                 self._schedule.stale("legacy", now)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from collections.abc import Iterable
 
-from ..netlink import SOCK_DIAG, listening, open_socket
+from ..netlink import SOCK_DIAG, Listening, listening, open_socket
 
 HUNG = 1.0  # seconds that a queue must not have drained for
 AGAIN = 0.25  # between two looks while connections wait
@@ -33,14 +33,19 @@ class Queue:
         return bool(self._length) and not self._told
 
 
+def _places(found: Iterable[Listening]) -> tuple[tuple[bytes, int], ...]:
+    return tuple(sorted((one.address, one.port) for one in found))
+
+
 class Look:
     def __init__(self) -> None:
         """Raises OSError."""
         self._socket = open_socket(SOCK_DIAG)
         self._ports: tuple[int, ...] = ()
-        self._known: Optional[tuple[tuple[bytes, int], ...]] = None
         self._queues: dict[tuple[bytes, int], Queue] = {}
-        self.look(0.0)
+        self._known: tuple[tuple[bytes, int], ...] = ()
+        self._all: tuple[tuple[bytes, int], ...] = ()
+        self.remember()
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -48,21 +53,25 @@ class Look:
     def close(self) -> None:
         self._socket.close()
 
+    def remember(self) -> None:
+        """A pass begins: whatever ports it will name, its watch starts from what there is now. Raises OSError."""
+        self._all = _places(listening(self._socket))
+
     def watch(self, ports: tuple[int, ...]) -> None:
         if ports != self._ports:
-            self._ports, self._known, self._queues = ports, None, {}
+            self._ports = ports
+            self._known = tuple(place for place in self._all if place[1] in ports)
 
     def look(self, now: float) -> tuple[bool, bool]:
         """Whether the listeners are others than at the last look, and whether an accept queue hangs. Raises OSError."""
         found = listening(self._socket, self._ports)
-        now_there = tuple(sorted((one.address, one.port) for one in found))
         lengths: dict[tuple[bytes, int], int] = {}
         for one in found:  # with SO_REUSEPORT an address has several queues
             lengths[one.address, one.port] = lengths.get((one.address, one.port), 0) + one.queue
         self._queues = {key: self._queues.get(key) or Queue() for key in lengths}
         hung = [queue.hung(lengths[key], now) for key, queue in self._queues.items()]
-        before, self._known = self._known, now_there
-        return before is not None and before != now_there, any(hung)
+        before, self._known = self._known, _places(found)
+        return before != self._known, any(hung)
 
     @property
     def suspect(self) -> bool:

@@ -1,0 +1,418 @@
+"""The supervisor in a network namespace: each wake-up source by what it watches, with the pulse off unless it is the
+pulse that looks; passes that crash, hang, or change the rules themselves; systemd; signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from namespace import Namespace, namespace
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 30.0
+QUIET: Mapping[str, Any] = {"interval": 3600.0, "pulse": 0.0}
+
+
+def wait(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"never: {what}"
+        time.sleep(0.01)
+
+
+class Daemon:
+    def __init__(self, directory: Path, space: Namespace) -> None:
+        self.directory, self.space = directory, space
+        self.process: Optional[subprocess.Popen[str]] = None
+        self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.systemd.bind(str(directory / "notify"))
+        self.systemd.settimeout(PATIENCE)
+        self.plan()
+
+    def plan(self, watch: Mapping[str, Any] = {}, **actions: object) -> None:
+        (self.directory / "plan.new").write_text(json.dumps({"watch": {**QUIET, **watch}, **actions}))
+        os.replace(self.directory / "plan.new", self.directory / "plan")
+
+    def start(self, *prefix: str, environment: Mapping[str, str] = {}) -> None:
+        argv = self.space.argv(
+            *prefix, sys.executable, str(ROOT / "tests/kernel/supervise_daemon.py"), str(self.directory)
+        )
+        variables = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT / "agent"),
+            "NOTIFY_SOCKET": str(self.directory / "notify"),
+            **environment,
+        }
+        with open(self.directory / "log", "w") as log:
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables)
+        assert self.told("READY=1")["MAINPID"] == str(self.process.pid)
+
+    def told(self, first: str) -> dict[str, str]:
+        """The next message to systemd that begins so."""
+        while True:
+            text = self.systemd.recv(4096).decode()
+            if text.startswith(first):
+                return dict(line.split("=", 1) for line in text.split("\n"))
+
+    @property
+    def wakes(self) -> list[dict[str, Any]]:
+        try:
+            text = (self.directory / "wakes").read_text()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+    def settled(self, number: int = 1) -> None:
+        """That many passes were begun."""
+        wait(lambda: len(self.wakes) >= number, f"pass {number} of {self.wakes}\n{self.log}")
+
+    def next(self, change: Callable[[], object]) -> dict[str, Any]:
+        """The wake of the pass that follows a change."""
+        before = len(self.wakes)
+        change()
+        wait(lambda: len(self.wakes) > before, f"a pass after {before}: {self.log}")
+        return self.wakes[before]
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+    def signal(self, number: int) -> None:
+        assert self.process
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        if self.process is None:
+            return 0
+        process, self.process = self.process, None
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(PATIENCE)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with namespace() as space:
+        made = Daemon(tmp_path, space)
+        try:
+            yield made
+        finally:
+            made.stop()
+            made.systemd.close()
+
+
+def armed(daemon: Daemon, watch: Mapping[str, Any] = {}, **actions: object) -> Daemon:
+    """Started, its first pass made, and its watch list in force."""
+    daemon.plan({"status": "armed", **watch}, **actions)
+    daemon.start()
+    daemon.told("STATUS=armed")
+    return daemon
+
+
+def reasons(wake: Mapping[str, Any]) -> set[str]:
+    return set(wake["reasons"])
+
+
+# -- sources
+
+
+def test_a_change_of_the_rules_and_who_made_it(daemon: Daemon) -> None:
+    armed(daemon)
+    assert reasons(daemon.wakes[0]) == {"start"} and daemon.wakes[0]["missing"] == []
+    wake = daemon.next(lambda: daemon.space.run("nft", "add", "table", "inet", "x"))
+    assert reasons(wake) == {"ruleset"}
+    assert [program for _, program in wake["by"]] == ["nft"]
+    wake = daemon.next(lambda: daemon.space.run("iptables-nft", "-A", "INPUT", "-j", "DROP"))
+    assert reasons(wake) == {"ruleset"}
+    assert any(program.startswith(("iptables", "xtables")) for _, program in wake["by"])
+
+
+def test_a_large_restore_is_one_pass(daemon: Daemon) -> None:
+    armed(daemon)
+    rules = "".join(f"add rule inet x y tcp dport {1 + n % 65535} drop\n" for n in range(5000))
+    text = "add table inet x\nadd chain inet x y\n" + rules
+    before = len(daemon.wakes)
+    daemon.next(lambda: daemon.space.run("nft", "-f", "-", stdin=text))
+    time.sleep(0.5)
+    assert len(daemon.wakes) == before + 1
+
+
+def test_the_own_change_of_a_pass_is_no_wake_up(daemon: Daemon) -> None:
+    change = ["nft", "add table inet x; add chain inet x y"]
+    armed(daemon, {}, run=[change], generation=1)
+    time.sleep(0.5)
+    assert len(daemon.wakes) == 1
+    daemon.plan({"status": "unknown"}, run=[change])
+    daemon.next(lambda: daemon.signal(signal.SIGUSR1))
+    daemon.plan()
+    daemon.settled(3)
+    time.sleep(0.5)
+    assert [reasons(wake) for wake in daemon.wakes] == [{"start"}, {"request"}, {"ruleset"}]
+
+
+def test_a_file_and_a_directory_that_appears(daemon: Daemon, tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    armed(daemon, {"directories": [[str(tmp_path), ["hosts.deny"], "wrappers"], [str(late), [], "ufw"]]})
+    assert reasons(daemon.next(lambda: (tmp_path / "hosts.deny").write_text("ALL: ALL\n"))) == {"wrappers"}
+    assert reasons(daemon.next(late.mkdir)) == {"ufw"}
+    assert reasons(daemon.next(lambda: (late / "user.rules").write_text("x"))) == {"ufw"}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_the_end_of_sshd(daemon: Daemon, restarts: bool) -> None:
+    process = subprocess.Popen(["sleep", "3600"])
+    armed(daemon, {"pids": [process.pid], "restarts_itself": restarts})
+    begin = time.monotonic()
+    wake = daemon.next(lambda: (process.kill(), process.wait()))
+    assert reasons(wake) == {"sshd-exit"}
+    assert (time.monotonic() - begin >= 1.0) is restarts  # the first second is systemd's
+
+
+def test_a_process_that_is_gone_before_it_is_watched(daemon: Daemon) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    daemon.plan({"pids": [process.pid]})
+    daemon.start()
+    daemon.settled(1)
+    daemon.plan()
+    daemon.settled(2)
+    assert reasons(daemon.wakes[1]) == {"sshd-exit"}
+
+
+def test_addresses_and_routes(daemon: Daemon) -> None:
+    daemon.space.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+    armed(daemon)
+    for words in (
+        "link set eth0 up",
+        "addr add 10.9.8.7/24 dev eth0",
+        "route add 10.77.0.0/16 via 10.9.8.1",
+        "rule add from 10.9.8.7 lookup 100",
+        "-6 addr add 2001:db8::7/64 dev eth0 nodad",
+        "addr del 10.9.8.7/24 dev eth0",
+    ):
+        assert reasons(daemon.next(lambda: daemon.space.run("ip", *words.split()))) == {"network"}  # noqa: B023 called at once
+        time.sleep(0.3)  # IPv6 has more to say about a link that came up
+
+
+def test_an_address_that_is_announced_again_is_no_change(daemon: Daemon) -> None:
+    daemon.space.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+    armed(daemon)
+    again = "addr replace 10.9.8.7/24 dev eth0 valid_lft 300 preferred_lft 300".split()
+    daemon.next(lambda: daemon.space.run("ip", *again))
+    time.sleep(0.3)
+    before = len(daemon.wakes)
+    for _ in range(3):
+        daemon.space.run("ip", *again)
+    time.sleep(0.4)
+    assert len(daemon.wakes) == before
+
+
+# -- the pulse
+
+
+def listen(space: Namespace, port: int, *, accept: bool = False) -> subprocess.Popen[bytes]:
+    code = f"""
+import socket
+s = socket.create_server(("0.0.0.0", {port}))
+print("ready", flush=True)
+while True:
+    if {accept}:
+        s.accept()[0].close()
+    else:
+        import time; time.sleep(3600)
+"""
+    process = subprocess.Popen(space.argv(sys.executable, "-c", code), stdout=subprocess.PIPE)
+    assert process.stdout and process.stdout.readline() == b"ready\n"
+    return process
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdout:
+        process.stdout.close()
+
+
+def test_a_listener_that_goes_and_comes(daemon: Daemon) -> None:
+    process = listen(daemon.space, 2222)
+    armed(daemon, {"ports": [2222], "pulse": 0.1})
+    time.sleep(0.3)
+    assert len(daemon.wakes) == 1
+    assert reasons(daemon.next(lambda: end(process))) == {"listener"}
+    other = listen(daemon.space, 2223)
+    time.sleep(0.3)
+    assert len(daemon.wakes) == 2
+    again = []
+    assert reasons(daemon.next(lambda: again.append(listen(daemon.space, 2222)))) == {"listener"}
+    end(other)
+    end(again[0])
+
+
+def test_an_accept_queue_that_does_not_drain(daemon: Daemon) -> None:
+    hung, fine = listen(daemon.space, 2222), listen(daemon.space, 2223, accept=True)
+    armed(daemon, {"ports": [2222, 2223], "pulse": 1.0})
+    connect = "import socket, time; s = socket.create_connection(('127.0.0.1', %d)); time.sleep(%d)"
+    for _ in range(3):
+        daemon.space.run(sys.executable, "-c", connect % (2223, 0))
+    begin = time.monotonic()
+    clients = []
+    argv = daemon.space.argv(sys.executable, "-c", connect % (2222, 3600))
+    wake = daemon.next(lambda: clients.append(subprocess.Popen(argv)))
+    assert reasons(wake) == {"queue"}
+    assert 1.0 <= time.monotonic() - begin < 4.0
+    for process in (hung, fine, *clients):
+        end(process)
+
+
+def test_legacy_tables_by_their_fingerprint_without_counters(daemon: Daemon) -> None:
+    armed(daemon, {"pulse": 0.1})
+    for program in ("iptables-legacy", "ip6tables-legacy"):
+        for words in ("-A INPUT -p tcp --dport 9 -j DROP", "-R INPUT 1 -p tcp --dport 10 -j DROP"):
+            wake = daemon.next(lambda: daemon.space.run(program, "-w", *words.split()))  # noqa: B023 called at once
+            assert reasons(wake) == {"legacy"}
+            time.sleep(0.3)
+    before = len(daemon.wakes)
+    daemon.space.run(sys.executable, "-c", "import socket; print(socket.socket().connect_ex(('127.0.0.1', 1)))")
+    time.sleep(0.4)
+    assert len(daemon.wakes) == before
+    assert daemon.wakes[0]["missing"] == daemon.wakes[-1]["missing"] == []
+
+
+def test_a_clock_that_is_set(daemon: Daemon) -> None:
+    armed(daemon, {"pulse": 0.1})
+    assert reasons(daemon.next(lambda: (daemon.directory / "offset").write_text("3600"))) == {"clock"}
+    time.sleep(0.3)
+    assert len(daemon.wakes) == 2
+
+
+def test_the_banner_probe_reports_a_change_of_the_answer_only(daemon: Daemon) -> None:
+    process = listen(daemon.space, 2222, accept=True)
+    armed(daemon, {"probe": 0.1, "probe_at": ["127.0.0.1", 2222]})
+    daemon.settled(2)
+    assert reasons(daemon.wakes[1]) == {"banner"}  # closed without a banner
+    time.sleep(0.5)
+    assert len(daemon.wakes) == 2
+    assert reasons(daemon.next(lambda: end(process))) == {"banner"}
+
+
+# -- timer, verification, budget
+
+
+def test_the_timer_and_a_wanted_pass(daemon: Daemon) -> None:
+    daemon.plan({"interval": 0.3, "again": 0.1})
+    daemon.start()
+    daemon.settled(2)
+    assert reasons(daemon.wakes[1]) == {"verify"}
+    daemon.plan({"interval": 0.3})
+    wait(lambda: any(reasons(wake) == {"timer"} for wake in daemon.wakes), "the timer")
+
+
+def test_endless_change_is_met_with_few_passes(daemon: Daemon) -> None:
+    armed(daemon, {}, burn=0.1)
+    text = "".join("flush chain inet x y\nadd rule inet x y drop\n" for _ in range(5))
+    daemon.space.run("nft", "add table inet x; add chain inet x y")
+    begin, changes = time.monotonic(), 0
+    while time.monotonic() - begin < 8.0:
+        daemon.space.run("nft", "-f", "-", stdin=text)
+        changes += 1
+        time.sleep(0.02)
+    took = time.monotonic() - begin
+    passes = len(daemon.wakes) - 1
+    # 0.1 s and an interpreter's fork each; half a second of CPU at once, 3.5 % of the time after it.
+    assert 3 <= passes <= 2 + (0.5 + took * 0.035) / 0.1, (passes, changes, took)
+
+
+# -- passes that go wrong
+
+
+def test_a_crash_is_told_to_the_next_pass_and_the_supervisor_lives(daemon: Daemon) -> None:
+    armed(daemon)
+    daemon.plan(crash=True)
+    daemon.next(lambda: daemon.space.run("nft", "add", "table", "inet", "x"))
+    daemon.plan()
+    daemon.settled(3)
+    wake = daemon.wakes[2]
+    assert wake["crashes"] == 1 and wake["trouble"] == "ZeroDivisionError: by nought"
+    assert "ruleset" in wake["reasons"] and wake["by"]
+    assert "Traceback" in daemon.log
+    assert daemon.next(lambda: daemon.signal(signal.SIGUSR1))["crashes"] == 0
+
+
+def test_a_pass_that_hangs_is_killed_and_made_again(daemon: Daemon) -> None:
+    daemon.plan(hang=True)
+    daemon.start(environment={"DEADLINE": "0.5", "WATCHDOG_USEC": "400000"})
+    daemon.told("WATCHDOG=1")
+    daemon.settled(1)
+    daemon.plan()
+    daemon.settled(2)
+    assert daemon.wakes[1]["trouble"] == "the pass took too long"
+    daemon.told("WATCHDOG=1")
+
+
+# -- systemd and signals
+
+
+def test_a_reload_is_over_when_its_pass_is(daemon: Daemon) -> None:
+    armed(daemon)
+    wake = daemon.next(lambda: daemon.signal(signal.SIGHUP))
+    assert reasons(wake) == {"reload"}
+    assert set(daemon.told("RELOADING=1")) == {"RELOADING", "MAINPID", "MONOTONIC_USEC"}
+    daemon.told("READY=1")
+
+
+def test_stopping_lets_the_pass_finish(daemon: Daemon) -> None:
+    armed(daemon)
+    daemon.plan(until_stopped=True)
+    daemon.next(lambda: daemon.signal(signal.SIGUSR1))
+    assert daemon.stop() == 0
+    assert (daemon.directory / "finished").read_text() == "yes"
+    daemon.told("STOPPING=1")
+
+
+def test_without_its_capability_a_source_is_missing_and_the_rest_works(daemon: Daemon, tmp_path: Path) -> None:
+    setpriv = shutil.which("setpriv")
+    assert setpriv
+    daemon.plan({"directories": [[str(tmp_path), ["x"], "config"]], "pulse": 0.1, "ports": [2222]})
+    daemon.start(setpriv, "--bounding-set=-net_admin,-net_raw", "--inh-caps=-net_admin,-net_raw")
+    daemon.settled(1)
+    assert [re.sub(":.*", "", item) for item in daemon.wakes[0]["missing"]] == ["ruleset"]
+    time.sleep(0.2)
+    assert reasons(daemon.next(lambda: (tmp_path / "x").touch())) == {"config"}
+    assert daemon.next(lambda: daemon.signal(signal.SIGUSR1))["missing"]
+
+
+def test_listeners_as_a_pass_observes_them(daemon: Daemon) -> None:
+    code = """
+import socket
+from ec2ssh_agent.observe import sockets
+from ec2ssh_agent.reach.ruleset import Family
+a = socket.create_server(("127.0.0.1", 2201), backlog=7)
+b = socket.create_server(("::", 2202), family=socket.AF_INET6, dualstack_ipv6=True)
+c = socket.create_server(("::1", 2203), family=socket.AF_INET6)
+d = socket.socket(); d.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo"); d.bind(("", 2204)); d.listen()
+e = socket.create_connection(("127.0.0.1", 2201))
+found = {one.port: one for one in sockets.listeners().value}
+assert sorted(found) == [2201, 2202, 2203, 2204], found
+assert found[2201].family is Family.IPV4 and found[2201].address == 0x7F000001
+assert (found[2201].queue, found[2201].backlog, found[2201].uid) == (1, 7, 0)
+assert found[2202].family is Family.IPV6 and found[2202].address == 0 and not found[2202].v6only
+assert found[2203].address == 1 and found[2203].v6only
+assert found[2204].device == "lo" and found[2201].device == ""
+import os
+assert found[2201].inode == os.fstat(a.fileno()).st_ino
+"""
+    daemon.space.run("env", f"PYTHONPATH={ROOT / 'agent'}", sys.executable, "-c", code)
