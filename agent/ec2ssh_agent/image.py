@@ -1,0 +1,108 @@
+"""prepare-image: what makes an instance fit to become an image (an AMI).
+
+Nothing of this instance may wake up in its copies: the agent is stopped (its units stay enabled), then its state,
+its status, the reports that wait and the reporter's acknowledgements, its credentials and its lines in the journal go.
+A change that a repair made stays where it is, as part of the image; its record goes, so it can no longer be undone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import publish
+from .config import DIRECTORY
+from .host import Host, NotFound
+from .repair import records
+
+UNITS = (
+    "ec2ssh-agent.service",
+    "ec2ssh-agent-report.timer",
+    "ec2ssh-agent-report.path",
+    "ec2ssh-agent-report.service",
+)
+DIRECTORIES = (publish.STATE, publish.RUN, "/var/lib/ec2ssh-agent-report", f"{DIRECTORY}/credentials")
+METRICS = "/var/lib/prometheus/node-exporter/ec2ssh-agent.prom"
+
+
+def prepare(host: Host) -> dict[str, Any]:
+    """Stops the agent and removes all that is this instance's own. `text`, `exit` (0, or 3: something is left)."""
+    lines: list[str] = []
+    if not host.root:
+        lines += _stop(host)
+    changes = len(records.ids(host))
+    removed = 0
+    for directory in DIRECTORIES:
+        removed += _empty(host, directory)
+    if host.exists(METRICS):
+        host.remove(METRICS)
+        removed += 1
+    lines.append(f"removed {removed} files of state, status, reports and credentials")
+    if changes:
+        lines.append(f"{changes} changes that repairs made are part of the image now, and cannot be undone any more")
+    lines += _journal(host)
+    left = [path for directory in DIRECTORIES for path in _files(host, directory)]
+    lines += [f"left: {path}" for path in left]
+    text = "".join(f"{line}\n" for line in lines)
+    return {
+        "schema": "ec2ssh-agent.prepare-image/1",
+        "removed": removed,
+        "left": left,
+        "text": text,
+        "exit": 3 * bool(left),
+    }
+
+
+def _stop(host: Host) -> list[str]:
+    """A daemon that runs would write its state again."""
+    try:
+        stopped = host.run(["systemctl", "stop", *UNITS], deadline=120.0)
+    except NotFound:
+        return ["no systemd: nothing to stop"]
+    if stopped.code:
+        return [f"systemctl stop: {stopped.complaint}"]
+    return ["stopped; it starts with the instances of the image"]
+
+
+def _files(host: Host, path: str) -> list[str]:
+    """Every file below a directory, or the file itself; symlinks are not followed."""
+    status = host.stat(path, follow=False)
+    if status is None:
+        return []
+    if not status.directory:
+        return [path]
+    return [found for name in host.listdir(path) for found in _files(host, f"{path}/{name}")]
+
+
+def _empty(host: Host, path: str) -> int:
+    """Removes what is below a directory, which stays, or the file. Gives the number of files."""
+    files = _files(host, path)
+    for file in files:
+        host.remove(file)
+    _prune(host, path)
+    return len(files)
+
+
+def _prune(host: Host, path: str) -> None:
+    """Removes the directories below a directory but those that the package made (tmpfiles.d)."""
+    status = host.stat(path, follow=False)
+    if status is None or not status.directory:
+        return
+    for name in host.listdir(path):
+        below = f"{path}/{name}"
+        _prune(host, below)
+        if below != f"{publish.STATE}/spool":
+            host.rmdir(below)
+
+
+def _journal(host: Host) -> list[str]:
+    """The agent's lines cannot be taken out of the journal alone: all that was written so far goes."""
+    if host.root:
+        return ["the journal of an attached volume is left as it is"]
+    try:
+        rotated = host.run(["journalctl", "--quiet", "--rotate"], deadline=60.0)
+        emptied = host.run(["journalctl", "--quiet", "--vacuum-time=1s"], deadline=60.0)
+    except NotFound:
+        return []
+    if rotated.code or emptied.code:
+        return [f"journalctl: {(emptied if emptied.code else rotated).complaint}"]
+    return ["the journal is emptied"]

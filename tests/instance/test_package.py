@@ -1,0 +1,118 @@
+"""The package on a booted system: installed from a clone, again, upgraded, removed, purged; SSH stays as it is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from harness import ROOT, Instance, boot, execute, wait_for
+
+
+def clone(root: Path) -> None:
+    """The tree as a clone has it, in the instance's /root/clone."""
+    for name in ("agent", "packaging", "systemd"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, root / "root/clone" / name, ignore=ignore, symlinks=True)
+    shutil.copy(ROOT / "CHANGELOG.md", root / "root/clone/CHANGELOG.md")
+
+
+def files(made: Instance) -> set[str]:
+    """Every file and directory but what the running system writes by itself."""
+    skipped = {"proc", "sys", "dev", "run", "tmp"}
+    volatile = (
+        "/var/log/",
+        "/var/cache/",
+        "/var/lib/apt/",
+        "/var/lib/dpkg/",
+        "/var/lib/systemd/",
+        "/root/",
+        "/var/tmp/",
+    )
+    found = set()
+    for top in made.root.iterdir():
+        if top.name in skipped or top.is_symlink():
+            continue
+        for path in top.rglob("*"):
+            name = f"/{path.relative_to(made.root)}"
+            if not name.startswith(volatile) and "__pycache__" not in name and name != "/etc/.pwd.lock":
+                found.add(name)
+    return found
+
+
+def daemon_looked(made: Instance) -> None:
+    """Waits for the daemon's first pass on an instance that nothing is wrong with."""
+    wait_for("a status that says ok", lambda: made.agent("status").code == 0, 60)
+
+
+def test_installed_from_a_clone_twice_and_purged_without_a_trace() -> None:
+    with boot(agent=False, prepare=clone) as made:
+        before = files(made)
+        passwd = made.read("/etc/passwd")
+        for _ in range(2):
+            done = made.run("/root/clone/packaging/install.sh", deadline=300)
+            assert "the daemon runs" in done.err
+            assert "sshd" in done.out, "no first check was shown"
+            assert "Traceback" not in done.out + done.err
+            daemon_looked(made)
+        assert made.run("systemctl is-enabled ec2ssh-agent.service").out.strip() == "enabled"
+        assert made.run("systemctl show -P NRestarts ec2ssh-agent.service").out.strip() == "0"
+        assert made.client.ssh().ok
+        compiled = made.run("find /usr/lib/python3/dist-packages/ec2ssh_agent -name '*.pyc' | wc -l").out
+        assert int(compiled) > 10
+
+        made.run("DEBIAN_FRONTEND=noninteractive apt-get -qq -y remove ec2ssh-agent", deadline=300)
+        assert made.run("systemctl is-active ec2ssh-agent.service", check=False).out.strip() == "inactive"
+        assert made.client.ssh().ok
+        made.run("DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge ec2ssh-agent", deadline=300)
+        assert made.client.ssh().ok
+        assert files(made) - before == set()
+        assert made.read("/etc/passwd") == passwd
+        assert not made.run(
+            "find / -xdev -name '*ec2ssh*' -not -path '/proc/*' -not -path '/root/*' -not -path '/var/log/*'"
+        ).out
+
+
+def test_an_upgrade_keeps_state_and_local_configuration() -> None:
+    with boot(prepare=clone) as made:
+        daemon_looked(made)
+        made.write("/etc/ec2ssh-agent/agent.conf.d/local.conf", "[repair]\nsettle = 5s\n")
+        made.write("/etc/ec2ssh-agent/agent.conf", "# mine\n[watch]\ninterval = 20m\n")
+        made.write("/var/lib/ec2ssh-agent/kept", "yes\n")
+        made.agent("pause", "8h", check=True)
+        pid = made.run("systemctl show -P MainPID ec2ssh-agent.service").out
+        made.run(r"""sed -i 's/^__version__ = .*/__version__ = "99.0.0"/' /root/clone/agent/ec2ssh_agent/__init__.py""")
+        made.run("/root/clone/packaging/install.sh", deadline=300)
+        assert made.agent("--version").out.strip() == "ec2ssh-agent 99.0.0"
+        assert made.run("systemctl show -P MainPID ec2ssh-agent.service").out != pid, "the old code still runs"
+        assert made.read("/var/lib/ec2ssh-agent/kept") == "yes\n"
+        assert made.read("/etc/ec2ssh-agent/agent.conf").startswith("# mine\n")
+        shown = made.agent("config", "show", check=True).out
+        assert "settle = 5s" in shown and "interval = 20m" in shown
+        assert "pause" in made.agent("check").out.lower()
+
+
+def test_without_systemd_it_says_so_and_checks_all_the_same(tmp_path: Path) -> None:
+    with boot(agent=False, enabled=False, prepare=clone) as made:
+        # A root file system of its own in namespaces of its own, in which a shell is pid 1.
+        inside = (
+            "mount -t proc proc /proc && export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root && "
+            "mount -t tmpfs tmpfs /run && ip link set lo up && exec /root/clone/packaging/install.sh"
+        )
+        argv = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "chroot", made.root]
+        made.kill()
+        done = execute([*argv, "sh", "-c", inside], deadline=300)
+        assert "systemd is not pid 1" in done.err
+        assert "sshd" in done.out
+        assert "Traceback" not in done.out + done.err
+        links = sorted(made.root.glob("etc/systemd/system/*.wants/ec2ssh-agent.service"))
+        assert len(links) == 1, "it is not enabled for the day that systemd is"
+
+
+def test_an_image_carries_it_enabled_and_not_started() -> None:
+    with boot(agent=False, prepare=clone) as made:
+        done = made.run("/root/clone/packaging/install.sh --image", deadline=300)
+        assert "not started" in done.err
+        assert made.run("systemctl is-active ec2ssh-agent.service", check=False).out.strip() == "inactive"
+        made.reboot()
+        assert made.run("systemctl is-active ec2ssh-agent.service", check=False).out.strip() == "active"
+        daemon_looked(made)
