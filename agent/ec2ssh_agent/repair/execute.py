@@ -165,7 +165,8 @@ def _revert(context: Context, record: Record, *, force: bool = False) -> tuple[s
 
 
 def _begun(context: Context, record: Record) -> list[tuple[Work, Saved]]:
-    context = context._replace(known=frozenset(text.content for saved in record.saved for text in saved.left_texts))
+    if all(saved.made for saved in record.saved):
+        context = context._replace(known=frozenset(text.content for saved in record.saved for text in saved.left_texts))
     return [
         (_work(context._replace(number=number), step), saved)
         for number, (step, saved) in enumerate(zip(record.steps, record.saved))

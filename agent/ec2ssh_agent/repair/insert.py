@@ -174,7 +174,8 @@ class Rule:
         return saved._replace(made=True, left_texts=tuple(Text("rule", line.encode()) for line in sorted(found)))
 
     def difference(self, saved: Saved) -> str:
-        strange = [line for line in self.find() if line.encode() not in self.context.known] if saved.made else []
+        known = self.context.known
+        strange = [line for line in self.find() if line.encode() not in known] if known is not None else []
         if not strange:
             return ""
         left = {text.content.decode() for text in saved.left_texts}

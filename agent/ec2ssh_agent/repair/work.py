@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Optional, Protocol
 
 from ..host import Host, HostError, Ran, TimedOut
 from ..model import AgentError
@@ -22,7 +22,8 @@ class StepFailed(AgentError):
 
 
 class Context(NamedTuple):
-    """`number` of the step within its change; `known`: what the change's steps left, as texts.
+    """`number` of the step within its change; `known`: what the change's steps left, as texts; None where
+    a crash left no account of one of them.
 
     `busy` is told, before a command, for how many seconds it may run: the supervisor extends its patience."""
 
@@ -30,7 +31,7 @@ class Context(NamedTuple):
     change: str
     busy: Callable[[float], None]
     number: int = 0
-    known: frozenset[bytes] = frozenset()
+    known: Optional[frozenset[bytes]] = None
 
 
 class Work(Protocol):
