@@ -132,11 +132,16 @@ class Bus:
             raise answer
         return answer
 
+    def _size(self) -> int:
+        if self._buffer[:1] not in (b"l", b"B"):
+            raise Failed(f"{self._name}: an answer that is not D-Bus")
+        return int(calc_msg_size(self._buffer))
+
     def _receive(self) -> tuple[int, Any]:
         """The next message: the serial that it answers (0: none, a signal) and its body or Refused."""
-        while len(self._buffer) < 16 or len(self._buffer) < calc_msg_size(self._buffer):
+        while len(self._buffer) < 16 or len(self._buffer) < self._size():
             self._more()
-        size = calc_msg_size(self._buffer)
+        size = self._size()
         raw, self._buffer = self._buffer[:size], self._buffer[size:]
         if raw[1] == _SIGNAL:
             return 0, None  # systemd tells everybody of every unit it looks at: not worth parsing

@@ -94,7 +94,7 @@ def _expand(host: Host, above: str, parts: list[str]) -> Iterator[str]:
 
 def effective(said: tuple[tuple[str, tuple[str, ...]], ...]) -> Effective:
     """What the files say, with sshd's defaults for the rest: every Port, ListenAddress and HostKey line counts."""
-    ports = [int(given[0]) for keyword, given in said if keyword == "port" and given and given[0].isdigit()]
+    ports = [_port(given[0]) for keyword, given in said if keyword == "port" and given and _port(given[0])]
     listen = [given[0] for keyword, given in said if keyword == "listenaddress" and given]
     keys = [given[0] for keyword, given in said if keyword == "hostkey" and given]
     explicit = [port for port in map(port_of, listen) if port]

@@ -1,0 +1,298 @@
+"""systemd and firewalld over D-Bus: a server on a socket below a root directory, that answers, refuses or hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+from jeepney import DBusAddress
+from jeepney.low_level import HeaderFields, Message, calc_msg_size
+from jeepney.wrappers import new_error, new_method_return, new_signal
+
+from ec2ssh_agent.host import Host
+from ec2ssh_agent.model import Seen, Unseen
+from ec2ssh_agent.observe import dbus, firewalld, systemd
+from ec2ssh_agent.reach.ruleset import Backend, Ruleset, Table
+
+#: (interface, member, body) to (signature, body), or None for an error.
+Answer = Callable[[str, str, tuple[Any, ...]], Optional[tuple[str, tuple[Any, ...]]]]
+
+
+def _read(client: socket.socket, buffer: bytes) -> tuple[Optional[Message], bytes]:
+    while len(buffer) < 16 or len(buffer) < calc_msg_size(buffer):
+        part = client.recv(65536)
+        if not part:
+            return None, b""
+        buffer += part
+    size = calc_msg_size(buffer)
+    return Message.from_buffer(buffer[:size]), buffer[size:]
+
+
+def _talk(client: socket.socket, answer: Answer) -> None:
+    assert client.recv(100).startswith(b"\0AUTH EXTERNAL ")
+    client.sendall(b"OK 0123456789abcdef\r\n")
+    buffer = b""
+    while b"BEGIN\r\n" not in buffer:
+        buffer += client.recv(65536)
+    buffer = buffer.partition(b"BEGIN\r\n")[2]
+    serial = 0
+    while True:
+        message, buffer = _read(client, buffer)
+        if message is None:
+            return
+        fields = message.header.fields
+        got = answer(str(fields.get(HeaderFields.interface)), str(fields[HeaderFields.member]), message.body)
+        reply = new_error(message, "org.example.No", "s", ("no",)) if got is None else new_method_return(message, *got)
+        for each in (new_signal(DBusAddress("/x", interface="x.y"), "Noise", "s", ("n",)), reply):
+            serial += 1
+            client.sendall(each.serialise(serial=serial))
+
+
+@contextlib.contextmanager
+def serving(root: Path, path: str, answer: Optional[Answer]) -> Iterator[Host]:
+    """A host whose socket at `path` answers; with None it takes connections and says nothing."""
+    at = root / path.lstrip("/")
+    at.parent.mkdir(parents=True, exist_ok=True)
+    (root / "run/systemd/system").mkdir(parents=True, exist_ok=True)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(at))
+    server.listen()
+
+    def loop() -> None:
+        with contextlib.suppress(OSError):  # closed: the test is over
+            while True:
+                client = server.accept()[0]
+                if answer:
+                    with client, contextlib.suppress(ConnectionError):
+                        _talk(client, answer)
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield Host(str(root))
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join(10)
+
+
+@pytest.fixture
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("r")  # short: a socket's path has 107 bytes
+
+
+def a_systemd(entries: list[tuple[str, str, str, str]], properties: dict[str, Any], state: str = "running") -> Answer:
+    def answer(interface: str, member: str, body: tuple[Any, ...]) -> Optional[tuple[str, tuple[Any, ...]]]:
+        if member == "ListUnitsByNames":
+            rows = [
+                (n, "d", load, active, sub, "", "/", 0, "", "/") for n, load, active, sub in entries if n in body[0]
+            ]
+            return "a(ssssssouso)", (rows,)
+        if member == "GetUnitFileState":
+            return "s", ("disabled",)
+        if member == "Get" and body[1] == "SystemState":
+            return "v", (("s", state),)
+        if member == "Get" and body[1] in properties:
+            return "v", (properties[body[1]],)
+        return None
+
+    return answer
+
+
+RUNNING = {
+    "Id": ("s", "ssh.service"),
+    "LoadState": ("s", "loaded"),
+    "ActiveState": ("s", "active"),
+    "SubState": ("s", "running"),
+    "UnitFileState": ("s", "enabled"),
+    "Job": ("(uo)", (7, "/org/freedesktop/systemd1/job/7")),
+    "MainPID": ("u", 46),
+    "Restart": ("s", "on-failure"),
+    "Result": ("s", "success"),
+    "ControlGroup": ("s", "/system.slice/ssh.service"),
+    "ExecStart": ("a(sasbttttuii)", [("/usr/sbin/sshd", ["/usr/sbin/sshd", "-D"], False, 0, 0, 0, 0, 0, 0, 0)]),
+    "EnvironmentFiles": ("a(sb)", [("/etc/default/ssh", True)]),
+}
+
+
+@pytest.mark.parametrize("path", [dbus.SYSTEMD, dbus.SYSTEM_BUS])
+def test_units_by_either_socket(root: Path, path: str) -> None:
+    entries = [("ssh.service", "loaded", "active", "running"), ("sshd.service", "not-found", "inactive", "dead")]
+    entries += [("ssh.socket", "masked", "inactive", "dead"), ("rescue.target", "loaded", "active", "active")]
+    plain = a_systemd(entries, RUNNING, state="stopping")
+
+    def answer(interface: str, member: str, body: tuple[Any, ...]) -> Optional[tuple[str, tuple[Any, ...]]]:
+        return ("s", (":1.1",)) if member == "Hello" else plain(interface, member, body)
+
+    with serving(root, path, answer) as host:
+        got = systemd.collect(host)
+    assert isinstance(got.service, Seen) and got.service.value
+    state = got.service.value.state
+    assert (state.name, state.main_pid, state.job, state.file_state) == ("ssh.service", 46, True, "enabled")
+    assert got.service.value.start == ("/usr/sbin/sshd", "-D")
+    assert got.service.value.environment_files == ("/etc/default/ssh",)
+    assert isinstance(got.socket, Seen) and got.socket.value and got.socket.value.state.load == "masked"
+    assert got.target == Seen("rescue", "systemd")
+    assert isinstance(got.stopping, Seen) and got.stopping.value
+
+
+def test_no_such_units_are_none(root: Path) -> None:
+    entries = [(name, "not-found", "inactive", "dead") for name in (*systemd.SERVICES, *systemd.SOCKETS)]
+    with serving(root, dbus.SYSTEMD, a_systemd(entries, {})) as host:
+        got = systemd.collect(host)
+    assert got.service == Seen(None, "systemd") and got.socket == Seen(None, "systemd")
+
+
+def test_the_unit_that_is_in_use_is_chosen() -> None:
+    def entry(name: str, load: str, active: str) -> tuple[str, str, str, str]:
+        return name, "", load, active
+
+    masked, active = entry("ssh.service", "masked", "inactive"), entry("sshd.service", "loaded", "active")
+    assert systemd.choose([masked, active]) == "sshd.service"
+    assert systemd.choose([masked, entry("sshd.service", "not-found", "inactive")]) == "ssh.service"
+    assert systemd.choose([entry("ssh.service", "loaded", "failed"), entry("sshd.service", "loaded", "inactive")]) == (
+        "ssh.service"
+    )
+    assert systemd.choose([]) == ""
+
+
+def test_a_hanging_systemd_is_unseen_in_time(root: Path) -> None:
+    with serving(root, dbus.SYSTEMD, None) as host:
+        started = time.monotonic()
+        got = systemd.collect(host)
+    assert isinstance(got.service, Unseen) and "deadline" in got.service.reason
+    assert 1.5 < time.monotonic() - started < 6
+
+
+def test_no_bus_at_all(root: Path) -> None:
+    (root / "run/systemd/system").mkdir(parents=True)
+    assert isinstance(systemd.collect(Host(str(root))).service, Unseen)
+
+
+def test_without_systemd_its_script_and_pid_file_tell(root: Path) -> None:
+    (root / "etc/init.d").mkdir(parents=True)
+    (root / "etc/init.d/ssh").write_text("#!/bin/sh\n")
+    (root / "run").mkdir()
+    (root / "run/sshd.pid").write_text("12\n")
+    (root / "proc/12").mkdir(parents=True)
+    (root / "proc/12/comm").write_text("sshd\n")
+    got = systemd.collect(Host(str(root)))
+    assert isinstance(got.service, Seen) and got.service.value
+    assert (got.service.value.state.active, got.service.value.state.main_pid) == ("active", 12)
+    (root / "proc/12/comm").write_text("other\n")
+    again = systemd.collect(Host(str(root)))
+    assert isinstance(again.service, Seen) and again.service.value
+    assert again.service.value.state.active == "inactive"
+    assert isinstance(got.stopping, Unseen)
+
+
+def test_the_path_of_a_unit() -> None:
+    assert systemd.object_path("ssh@1-é.service") == ("/org/freedesktop/systemd1/unit/ssh_401_2d_e9_2eservice")
+
+
+# -- firewalld
+
+ZONE = {
+    "services": ("as", ["ssh"]),
+    "ports": ("a(ss)", [("2222", "tcp")]),
+    "rules_str": ("as", ['rule family="ipv4" accept']),
+    "target": ("s", "default"),
+}
+
+
+def a_firewalld(owned: bool = True, panic: bool = False) -> Answer:
+    answers: dict[str, tuple[str, tuple[Any, ...]]] = {
+        "Hello": ("s", (":1.1",)),
+        "NameHasOwner": ("b", (owned,)),
+        "queryPanicMode": ("b", (panic,)),
+        "getDefaultZone": ("s", ("public",)),
+        "getActiveZones": ("a{sa{sas}}", ({"drop": {"interfaces": ["eth0"], "sources": ["10.0.0.0/8"]}},)),
+        "getZoneSettings2": ("a{sv}", (ZONE,)),
+        "getZoneByName": ("o", ("/org/fedoraproject/FirewallD1/config/zone/1",)),
+        "getSettings2": ("a{sv}", ({"target": ("s", "DROP")},)),
+    }
+    return lambda interface, member, body: answers.get(member)
+
+
+def installed(root: Path) -> None:
+    program = root / "usr/sbin/firewalld"
+    program.parent.mkdir(parents=True)
+    program.write_text("")
+    program.chmod(0o755)
+
+
+NO_RULES = Seen(Ruleset(()))
+
+
+def test_firewalld_zones_now_and_permanently(root: Path) -> None:
+    installed(root)
+    left = Seen(Ruleset((Table("inet", "firewalld_policy_drop", Backend.NFTABLES, {}),)))
+    with serving(root, dbus.SYSTEM_BUS, a_firewalld(panic=True)) as host:
+        got = firewalld.collect(host, left)
+    assert isinstance(got, Seen) and got.value
+    assert (got.value.running, got.value.panic, got.value.default_zone, got.value.policy_drop) == (
+        True,
+        True,
+        "public",
+        True,
+    )
+    drop, public = got.value.zones
+    assert (drop.name, drop.interfaces, drop.sources) == ("drop", ("eth0",), ("10.0.0.0/8",))
+    assert (public.services, public.ports, public.rich_rules) == (
+        ("ssh",),
+        (("2222", "tcp"),),
+        ('rule family="ipv4" accept',),
+    )
+    assert [zone.target for zone in got.value.permanent] == ["DROP", "DROP"]
+
+
+def test_firewalld_that_does_not_run_or_is_not_there(root: Path) -> None:
+    with serving(root, dbus.SYSTEM_BUS, a_firewalld(owned=False)) as host:
+        assert firewalld.collect(host, NO_RULES) == Seen(None, "firewalld is not installed")
+        installed(root)
+        got = firewalld.collect(host, NO_RULES)
+        assert isinstance(got, Seen) and got.value and not got.value.running
+
+
+def test_a_firewalld_that_hangs_or_refuses_is_unseen(root: Path) -> None:
+    installed(root)
+    started = time.monotonic()
+    with serving(root, dbus.SYSTEM_BUS, None) as host:
+        assert isinstance(firewalld.collect(host, NO_RULES), Unseen)
+    assert time.monotonic() - started < 6
+
+
+def test_a_firewalld_that_refuses_is_unseen(root: Path) -> None:
+    installed(root)
+    whole = a_firewalld()
+    with serving(root, dbus.SYSTEM_BUS, lambda i, m, b: None if m == "getZoneSettings2" else whole(i, m, b)) as host:
+        got = firewalld.collect(host, NO_RULES)
+    assert isinstance(got, Unseen) and "org.example.No" in got.reason
+
+
+@pytest.mark.parametrize(
+    "said", [b"l\x02\0\1" + b"\xff" * 200, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"l\x02\0\1" + bytes(60)]
+)
+def test_what_is_not_d_bus_is_unseen(root: Path, said: bytes) -> None:
+    installed(root)
+    at = root / "run/dbus"
+    at.mkdir(parents=True)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(at / "system_bus_socket"))
+    server.listen()
+
+    def babble() -> None:
+        with server, server.accept()[0] as client, contextlib.suppress(OSError):
+            client.sendall(b"OK x\r\n" + said)
+            client.recv(1000)
+
+    thread = threading.Thread(target=babble, daemon=True)
+    thread.start()
+    assert isinstance(firewalld.collect(Host(str(root)), NO_RULES), Unseen)
+    thread.join(10)
