@@ -399,6 +399,11 @@ def test_what_iptables_nft_prints_of_a_rule_that_is_not_its_own_is_not_used() ->
     got = document(match(IP_SADDR, "10.0.0.1"), {"drop": None}, family="ip")
     saved = Table("ip", "t", Backend.IPTABLES_NFT, {"c": Chain("c", (Rule((Verdict(Kind.DROP),), "-A c -j DROP", 1),))})
     assert chain(got, saved=(saved,)) == chain(got)
+    same = Rule(
+        (Verdict(Kind.DROP), Test(Selector(Field.SADDR), ((0x0A000001, 0x0A000001),))), "-A c -s 10.0.0.1 -j DROP", 1
+    )
+    words = saved._replace(chains={"c": Chain("c", (same,))})
+    assert chain(got, saved=(words,)).rules == (chain(got).rules[0]._replace(text=same.text),)
 
 
 @pytest.mark.parametrize(

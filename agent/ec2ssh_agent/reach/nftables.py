@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from ..model import AgentError
 from . import nft_text
@@ -206,17 +206,23 @@ class _Draft:
         handle = body.get("handle")
         known = handle if isinstance(handle, int) else None
         statements = _sequence(body.get("expr"))
-        if any(isinstance(statement, dict) and "xt" in statement for statement in statements):
-            table = given.saved.get(f"{self.family} {self.name}")
-            lines = table.chains[chain].rules if table and chain in table.chains else ()
-            if len(lines) == len(self.rules[chain]):
-                return lines[number - 1]._replace(handle=known, backend=Backend.IPTABLES_NFT)
+        line = self._line(chain, number, given)
+        if line and any(isinstance(statement, dict) and "xt" in statement for statement in statements):
+            return line._replace(handle=known, backend=Backend.IPTABLES_NFT)
         items: tuple[Item, ...]
         try:
             items = compiler.rule(statements)
         except RecursionError:
             items = (Unknown("nested too deeply"), Verdict(Kind.UNKNOWN, reason="nested too deeply"))
+        if line and set(line.items) == set(items):
+            return Rule(items, line.text, number, known)
         return Rule(items, nft_text.rule(statements, body.get("comment")), number, known)
+
+    def _line(self, chain: str, number: int, given: Given) -> Optional[Rule]:
+        """The rule at the same place in iptables-nft-save's output."""
+        table = given.saved.get(f"{self.family} {self.name}")
+        lines = table.chains[chain].rules if table and chain in table.chains else ()
+        return lines[number - 1] if len(lines) == len(self.rules[chain]) else None
 
 
 def _sequence(value: object) -> list[object]:

@@ -1,0 +1,447 @@
+"""The packet filter's rules as the kernel has them, of all backends, as one Ruleset.
+
+nf_tables is read with `nft -j -t`, all of one generation: if that is another one after the reading than before it, all
+is read again. Rules that iptables-nft made of extensions are taken from iptables-nft-save's output of that generation, by
+their place. Legacy tables are read only where /proc/net/ip_tables_names has some, for asking otherwise makes them.
+
+What is costly is read when the analysis meets it (`resolve`): the elements of named sets, and on hosts with more than
+2,000 rules every chain but the base chains. What is not read yet is unknown to the analysis, never empty.
+
+Sources: nft(8), iptables-save(8), ipset(8), include/uapi/linux/netfilter/nf_tables.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, Optional
+
+from .. import netlink
+from ..host import Denied, Failed, Host, HostError, NotFound, Ran
+from ..model import AgentError, Fact, Seen, Unseen
+from ..reach import analyse, iptables, nftables
+from ..reach.ipsets import IpSet
+from ..reach.question import Outcome, Question, Reach
+from ..reach.ruleset import (
+    Backend,
+    Chain,
+    Family,
+    Field,
+    Kind,
+    Lookup,
+    Rule,
+    Ruleset,
+    Selector,
+    Table,
+    Unknown,
+    Verdict,
+)
+from ..reach.wrappers import Decision
+
+Json = dict[str, object]
+
+_LARGE = 2000  # rules; beyond, chains are read one by one
+_TRIES = 5
+_AGAIN = 0.05  # seconds before the second try, doubled for each further one
+_CAP = 128 << 20
+_DEADLINE = 30.0
+
+_GETTABLE, _GETCHAIN, _GETRULE = 0x0A01, 0x0A04, 0x0A07
+_ALL_FAMILIES = b"\0\0\0\0"  # struct nfgenmsg
+_DORMANT = 1
+_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}  # NFPROTO_*
+_HOOKS = frozenset(("ingress", "egress", "prerouting", "input", "output", "postrouting"))
+_SIDES = {"ip": Family.IPV4, "ip6": Family.IPV6}
+_LEGACY = {Family.IPV4: "/proc/net/ip_tables_names", Family.IPV6: "/proc/net/ip6_tables_names"}
+_PREFIX = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
+_USES_SET = re.compile(r"--(?:match|add|del)-set\s+(\S+)")
+
+#: In `missing_sets`: not a set, but a chain that is not read yet. No set's name has a blank.
+_CHAIN = "chain "
+
+
+class Live(Ruleset):
+    """A ruleset that can be read further."""
+
+    reader: Reader
+
+
+def generation(host: Host) -> Optional[int]:
+    """The nf_tables generation of this network namespace; None: this kernel has no nf_tables. Raises HostError."""
+    if host.root:
+        raise Failed("nf_tables: not asked for an attached volume")
+    try:
+        with netlink.open_socket(netlink.NETFILTER) as via:
+            return netlink.generation(via)
+    except OSError as error:
+        if error.errno in (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL, errno.EAFNOSUPPORT):
+            return None
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise Denied("nf_tables: only root may ask") from error
+        raise Failed(f"nf_tables: {error.strerror}") from error
+
+
+def collect(host: Host) -> tuple[Fact[Ruleset], Fact[int]]:
+    """All rules, and the generation of those of nf_tables. Changes and loads nothing."""
+    try:
+        reader = Reader.read(host)
+    except AgentError as error:
+        return Unseen(str(error)), Unseen(str(error))
+    if reader.generation is None:
+        return Seen(reader.ruleset(), "no nf_tables"), Unseen("this kernel has no nf_tables")
+    where = f"nf_tables generation {reader.generation}"
+    return Seen(reader.ruleset(), where), Seen(reader.generation, "NFT_MSG_GETGEN")
+
+
+def resolve(
+    host: Host, question: Question, ruleset: Ruleset, wrappers: Optional[dict[Family, tuple[Decision, ...]]] = None
+) -> tuple[Reach, Ruleset]:
+    """The answer, with all sets and chains read that it needs, and the ruleset with them in it.
+
+    Where nobody gets in, what an opening would let packets meet is read, too: a repair is rehearsed on the ruleset.
+    What cannot be read stays unknown, and the answer uncertain where it hangs on it. Raises AnalysisError.
+    """
+    while True:
+        reach = analyse(question, ruleset, wrappers)
+        if not isinstance(ruleset, Live):
+            return reach, ruleset
+        missing = reach.missing_sets
+        if not ruleset.reader.wanted(missing) and any(not answer.of(Outcome.CONNECTED) for answer in reach.answers):
+            missing = analyse(question, _opened(ruleset), wrappers).missing_sets
+        if not ruleset.reader.wanted(missing):
+            return reach, ruleset
+        ruleset = ruleset.reader.more(host, missing)
+
+
+def _opened(ruleset: Ruleset) -> Ruleset:
+    """The same with base chains that may accept the packet at once: the analysis then goes on to all that follows."""
+    perhaps = Rule((Unknown("what an opening would do"), Verdict(Kind.ACCEPT)), "", -1)
+    tables = []
+    for table in ruleset.tables:
+        chains = {
+            name: chain._replace(rules=(perhaps, *chain.rules)) if chain.hook in _HOOKS else chain
+            for name, chain in table.chains.items()
+        }
+        tables.append(table._replace(chains=chains))
+    return Ruleset(tuple(tables))
+
+
+class _Place(NamedTuple):
+    """A chain of nf_tables."""
+
+    family: str
+    table: str
+    chain: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.family} {self.table}"
+
+
+class Reader:
+    """What has been read of one generation. `more` reads on, or anew where the rules have changed since."""
+
+    def __init__(self, host: Host) -> None:
+        self.generation: Optional[int] = None
+        self._tools = _Tools(host)
+        self._restarts = 0
+        self._given_up: set[tuple[str, str]] = set()
+        self._elements: dict[tuple[str, str], list[object]] = {}
+        self._listing: list[object] = []  # of everything, or of all chains' heads
+        self._large = False
+        self._read: dict[_Place, list[object]] = {}  # large: the rules of the chains that are read
+        self._saved: dict[str, Table] = {}
+        self._devices: dict[tuple[str, str, str], tuple[str, ...]] = {}
+        self._legacy: tuple[Table, ...] = ()
+
+    @classmethod
+    def read(cls, host: Host) -> Reader:
+        """Raises HostError, and what the parsers raise."""
+        for attempt in range(_TRIES):
+            if attempt:
+                host.sleep(_AGAIN * 2 ** (attempt - 1))
+            reader = cls(host)
+            reader.generation = generation(host)
+            try:
+                reader._everything()
+            except AgentError:
+                # A chain that is deleted while it is read, for one.
+                if attempt == _TRIES - 1 or generation(host) == reader.generation:
+                    raise
+                continue
+            if generation(host) == reader.generation:
+                return reader
+        raise Failed(f"the rules were changed while they were read, {_TRIES} times in a row")
+
+    def wanted(self, missing: Iterable[tuple[str, str]]) -> bool:
+        return any(name not in self._given_up for name in missing)
+
+    def more(self, host: Host, missing: Iterable[tuple[str, str]]) -> Live:
+        """Reads those sets and chains."""
+        wanted = [name for name in missing if name not in self._given_up]
+        for label, name in wanted:
+            try:
+                if name.startswith(_CHAIN):
+                    family, _, table = label.partition(" ")
+                    self._chain(_Place(family, table, name[len(_CHAIN) :]))
+                else:
+                    self._elements[label, name] = self._set(label, name)
+            except HostError:
+                self._given_up.add((label, name))
+        if generation(host) == self.generation:
+            return self.ruleset()
+        self._given_up.update(wanted)
+        if self._restarts >= _TRIES:
+            return self.ruleset()
+        fresh = Reader.read(host)
+        fresh._restarts = self._restarts + 1
+        return fresh.ruleset()
+
+    def ruleset(self) -> Live:
+        if self._large:
+            listing = [*self._listing, *(entry for rules in self._read.values() for entry in rules)]
+        else:
+            listing = self._listing
+        parsed = nftables.parse(
+            {"nftables": listing},
+            saved=tuple(self._saved.values()),
+            elements=self._elements,
+            devices=self._devices,
+            terse=True,
+        )
+        tables = tuple(self._with_unread(table) for table in parsed.tables) if self._large else parsed.tables
+        live = Live((*tables, *self._legacy))
+        live.reader = self
+        return live
+
+    def _with_unread(self, table: Table) -> Table:
+        """Chains that are not read: a packet that comes to one asks for it."""
+        chains = {}
+        for name, chain in table.chains.items():
+            if _Place(table.family, table.name, name) not in self._read:
+                ask = Lookup((Selector(Field.L4PROTO),), None, name=_CHAIN + name)
+                verdict = Verdict(Kind.UNKNOWN, reason="a chain that is not read")
+                chain = chain._replace(rules=(Rule((ask, verdict), "not read", 1),))
+            chains[name] = chain
+        return table._replace(chains=chains)
+
+    # -- reading
+
+    def _everything(self) -> None:
+        self._legacy = tuple(self._legacy_tables())
+        if self.generation is None:
+            return
+        tables = tuple(_tables())
+        if not tables:
+            return
+        if not self._tools.host.program("nft"):
+            raise NotFound(f"nf_tables has rules (table {tables[0][0]} {tables[0][1]}), but nft is not installed")
+        self._large = _more_rules_than(_LARGE)
+        if self._large:
+            self._heads(tables)
+        else:
+            self._listing = self._tools.nft("-t", "list", "ruleset")
+            self._save()
+        if any(_hook(body) in ("ingress", "egress") for body in _bodies(self._listing, "chain")):
+            self._devices = dict(_devices())
+
+    def _heads(self, tables: tuple[tuple[str, str, bool], ...]) -> None:
+        flags = {True: ["dormant"], False: []}
+        heads: list[object] = [{"table": {"family": f, "name": n, "flags": flags[off]}} for f, n, off in tables]
+        self._listing = heads + self._tools.nft("-t", "list", "chains")
+        for body in _bodies(self._listing, "chain"):
+            place = _Place(str(body.get("family")), str(body.get("table")), str(body.get("name")))
+            if _hook(body) in _HOOKS and place.family not in ("arp", "bridge"):
+                self._chain(place)
+
+    def _save(self) -> None:
+        """The tables of iptables-nft in its own words. Without the program its extensions stay unknown."""
+        for family, side in _SIDES.items():
+            heads = (body for body in _bodies(self._listing, "chain") if body.get("family") == family)
+            if any(_hook(body) and body.get("name") == _hook(body).upper() for body in heads):
+                with contextlib.suppress(NotFound):
+                    text = self._tools.save(side, Backend.IPTABLES_NFT)
+                    self._saved.update((table.label, table) for table in self._parsed(text, side, Backend.IPTABLES_NFT))
+
+    def _chain(self, place: _Place) -> None:
+        entries = self._tools.nft("-t", "list", "chain", place.family, place.table, place.chain)
+        rules: list[object] = [entry for entry in entries if isinstance(entry, dict) and "rule" in entry]
+        side = _SIDES.get(place.family)
+        bodies = list(_bodies(rules, "rule"))
+        if side and any(_opaque(body) for body in bodies):
+            listed = self._tools.list_chain(side, place)
+            heads = "".join(f":{name} - [0:0]\n" for name in sorted(set(_targets(bodies))))
+            for table in self._parsed(f"*{place.table}\n{heads}{listed}COMMIT\n", side, Backend.IPTABLES_NFT):
+                known = self._saved.get(table.label, table)
+                chains = {**known.chains, place.chain: table.chains.get(place.chain, Chain(place.chain, ()))}
+                self._saved[table.label] = known._replace(chains=chains)
+        self._read[place] = rules
+
+    def _set(self, label: str, name: str) -> list[object]:
+        family, table = label.split(" ", 1)
+        kinds = [kind for kind in ("set", "map") for body in _bodies(self._listing, kind) if body.get("name") == name]
+        for kind in kinds or ("set", "map"):
+            try:
+                entries = self._tools.nft("list", kind, family, table, name)
+            except HostError:
+                if kind == "map":
+                    raise
+                continue
+            for body in _bodies(entries, kind):
+                elements = body.get("elem", [])
+                return elements if isinstance(elements, list) else [elements]
+        raise NotFound(f"nf_tables: no set {name} in table {label}")
+
+    def _legacy_tables(self) -> Iterator[Table]:
+        for side, path in _LEGACY.items():
+            try:
+                names = self._tools.host.read(path)
+            except NotFound:
+                continue
+            if names.strip():
+                yield from self._parsed(self._tools.save(side, Backend.LEGACY), side, Backend.LEGACY)
+
+    def _parsed(self, text: str, side: Family, backend: Backend) -> tuple[Table, ...]:
+        ipsets = self._tools.ipsets(_USES_SET.findall(text))
+        return iptables.parse(text, family=side, backend=backend, ipsets=ipsets).tables
+
+
+class _Tools:
+    """The programs that print rules."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._sets: dict[str, Optional[IpSet]] = {}
+
+    def _run(self, *argv: str) -> Ran:
+        ran = self.host.run(argv, deadline=_DEADLINE, cap=_CAP)
+        if ran.code:
+            raise Failed(f"{' '.join(argv)[:80]}: {ran.complaint}")
+        return ran
+
+    def nft(self, *words: str) -> list[object]:
+        """What `nft -j` lists."""
+        ran = self._run("nft", "-j", *words)
+        listed = nftables.load(ran.out or b'{"nftables": []}').get("nftables")
+        return listed if isinstance(listed, list) else []
+
+    def _variant(self, backend: Backend, prefix: str, suffix: str) -> str:
+        """The program of that variant: `iptables-nft-save`, or `iptables-save` where it is of that variant."""
+        name = f"{prefix}-{'legacy' if backend is Backend.LEGACY else 'nft'}{suffix}"
+        if self.host.program(name):
+            return name
+        plain = prefix + suffix
+        if self.host.program(plain):
+            version = self.host.run([plain, "-V"]).out
+            if (b"nf_tables" in version) == (backend is Backend.IPTABLES_NFT):
+                return plain
+        raise NotFound(f"there are rules of {backend.value}, but {name} is not installed")
+
+    def save(self, side: Family, backend: Backend) -> str:
+        return self._run(self._variant(backend, _PREFIX[side], "-save")).text
+
+    def list_chain(self, side: Family, place: _Place) -> str:
+        program = self._variant(Backend.IPTABLES_NFT, _PREFIX[side], "")
+        return self._run(program, "-t", place.table, "-S", place.chain).text
+
+    def ipsets(self, names: Iterable[str]) -> Mapping[str, IpSet]:
+        """The sets of those names and what they are made of; one that cannot be read is left out."""
+        waiting = [name.strip('"') for name in names]
+        found: dict[str, IpSet] = {}
+        while waiting:
+            name = waiting.pop()
+            if name in found:
+                continue
+            if name not in self._sets:
+                self._sets[name] = self._ipset(name)
+            known = self._sets[name]
+            if known:
+                found[name] = known
+                waiting.extend(known.members)
+        return found
+
+    def _ipset(self, name: str) -> Optional[IpSet]:
+        try:
+            return iptables.parse_ipsets(self._run("ipset", "save", name).text).get(name)
+        except AgentError:
+            return None
+
+
+# -- what nf_tables itself says
+
+
+def _ask(kind: int) -> Iterator[netlink.Message]:
+    try:
+        with netlink.open_socket(netlink.NETFILTER) as via:
+            yield from netlink.ask(via, kind, _ALL_FAMILIES, dump=True)
+    except OSError as error:
+        raise Failed(f"nf_tables: {error.strerror}") from error
+
+
+def _tables() -> Iterator[tuple[str, str, bool]]:
+    """Family, name, whether dormant."""
+    for message in _ask(_GETTABLE):
+        found = dict(netlink.attributes(message.body, 4))
+        flags = int.from_bytes(found.get(2, b""), "big")
+        yield _FAMILIES.get(message.body[0], "unknown"), _string(found.get(1, b"")), bool(flags & _DORMANT)
+
+
+def _more_rules_than(limit: int) -> bool:
+    """Counts as far as the limit, without looking at the rules."""
+    return any(number >= limit for number, _ in enumerate(_ask(_GETRULE)))
+
+
+def _devices() -> Iterator[tuple[tuple[str, str, str], tuple[str, ...]]]:
+    """The devices of ingress and egress chains, which nft 1.0.6 does not print in JSON."""
+    for message in _ask(_GETCHAIN):
+        found = dict(netlink.attributes(message.body, 4))
+        hook = dict(netlink.attributes(found.get(4, b""), 0))
+        # NFTA_HOOK_DEV, and NFTA_HOOK_DEVS with a list of NFTA_DEVICE_NAME or, for a wildcard, NFTA_DEVICE_PREFIX.
+        names = [_string(hook[3])] if 3 in hook else []
+        names += [
+            _string(value) + ("*" if kind == 2 else "") for kind, value in netlink.attributes(hook.get(4, b""), 0)
+        ]
+        if names:
+            place = (_FAMILIES.get(message.body[0], "unknown"), _string(found.get(1, b"")), _string(found.get(3, b"")))
+            yield place, tuple(sorted(set(names)))
+
+
+def _string(value: bytes) -> str:
+    return value.rstrip(b"\0").decode("utf-8", "replace")
+
+
+# -- what nft prints
+
+
+def _bodies(listing: Iterable[object], kind: str) -> Iterator[Json]:
+    for entry in listing:
+        body = entry.get(kind) if isinstance(entry, dict) else None
+        if isinstance(body, dict):
+            yield body
+
+
+def _hook(body: Json) -> str:
+    hook = body.get("hook")
+    return hook if isinstance(hook, str) else ""
+
+
+def _statements(body: Json) -> Iterator[Json]:
+    listed = body.get("expr")
+    for statement in listed if isinstance(listed, list) else ():
+        if isinstance(statement, dict):
+            yield statement
+
+
+def _opaque(body: Json) -> bool:
+    return any("xt" in statement for statement in _statements(body))
+
+
+def _targets(bodies: Iterable[Json]) -> Iterator[str]:
+    for body in bodies:
+        for statement in _statements(body):
+            for kind in ("jump", "goto"):
+                verdict = statement.get(kind)
+                if isinstance(verdict, dict) and isinstance(verdict.get("target"), str):
+                    yield verdict["target"]
