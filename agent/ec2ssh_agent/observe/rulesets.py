@@ -1,8 +1,8 @@
 """The packet filter's rules as the kernel has them, of all backends, as one Ruleset.
 
 nf_tables is read with `nft -j -t`, all of one generation: if that is another one after the reading than before it, all
-is read again. Rules that iptables-nft made of extensions are taken from iptables-nft-save's output of that generation, by
-their place. Legacy tables are read only where /proc/net/ip_tables_names has some, for asking otherwise makes them.
+is read again. Rules that iptables-nft made of extensions are taken from what iptables-nft-save prints at their place.
+Legacy tables are read only where /proc/net/ip_tables_names has some, for asking otherwise makes them.
 
 What is costly is read when the analysis meets it (`resolve`): the elements of named sets, and on hosts with more than
 2,000 rules every chain but the base chains. What is not read yet is unknown to the analysis, never empty.
