@@ -369,17 +369,15 @@ def test_a_dormant_table_has_no_hooks() -> None:
     assert chain(got).hook == ""
 
 
-def test_an_ingress_chain_whose_devices_are_not_listed_may_see_the_packet() -> None:
+def test_devices_of_an_ingress_chain() -> None:
     got = document({"accept": None})
     listing = got["nftables"]
     assert isinstance(listing, list)
     listing[2]["chain"]["hook"] = "ingress"
-    doubt = Unknown("the listing does not say which devices the chain is for")
-    unlisted = chain(got)
-    assert [rule.items for rule in unlisted.rules] == [(doubt, Verdict(Kind.ACCEPT)), (doubt, Verdict(Kind.DROP))]
-    assert (unlisted.policy, unlisted.devices) == (Kind.ACCEPT, ("*",))
-    known = chain(got, devices={("inet", "t", "c"): ("eth0",)})
-    assert (known.devices, known.policy, len(known.rules)) == (("eth0",), Kind.DROP, 1)
+    assert chain(got).devices == ("*",)
+    assert chain(got, devices={("inet", "t", "c"): ("eth0",)}).devices == ("eth0",)
+    listing[2]["chain"]["dev"] = ["eth0", "eth1"]
+    assert chain(got).devices == ("eth0", "eth1")
 
 
 def test_a_rule_of_iptables_nft_is_read_from_its_line() -> None:

@@ -5,8 +5,8 @@ statement that nobody knows a verdict that may be anything: never a guess. Rules
 extensions are opaque here (`{"xt": …}`); what stands at the same place in iptables-nft-save's output replaces them, and
 only them: that prints rules of nftables' own wrongly.
 
-Limits: elements of named sets are left out of a terse listing (`nft -t`), and arrive by `elements`; nft 1.0.6 prints
-no devices of ingress chains, so they arrive by `devices`, else whether such a chain sees a packet is unknown.
+Limits: elements of named sets are left out of a terse listing (`nft -t`), and arrive by `elements`. nft 1.0.6 prints no
+devices of ingress chains: they arrive by `devices`, and where nobody knows them the chain is taken to be for every one.
 """
 
 from __future__ import annotations
@@ -184,11 +184,6 @@ class _Draft:
         policy = Kind.DROP if body.get("policy") == "drop" else Kind.ACCEPT
         devices = given.devices.get((self.family, self.name, name), ()) or _listed(body.get("dev"))
         if hook in ("ingress", "egress") and not devices:
-            doubt = Unknown("the listing does not say which devices the chain is for")
-            rules = [rule._replace(items=(doubt, *rule.items)) for rule in rules]
-            if policy is Kind.DROP:
-                rules.append(Rule((doubt, Verdict(Kind.DROP)), "policy drop", len(rules) + 1))
-                policy = Kind.ACCEPT
             devices = ("*",)
         kind = body.get("type")
         return Chain(
