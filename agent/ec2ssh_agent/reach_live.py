@@ -1,0 +1,85 @@
+"""The rulesets and the question of `reach` on the live instance: of what a pass looks at only what the answer needs."""
+
+from __future__ import annotations
+
+import argparse
+
+from .config import Config
+from .facts import Facts, Machine
+from .host import Host
+from .model import Seen, Unseen, UsageError
+from .observe import bypass, network, question, rulesets, sockets, sshd, systemd, wrappers
+from .reach import wrappers as libwrap
+from .reach.question import Question
+from .reach.ruleset import Family, Ruleset
+from .reach_files import Asked, Decisions, local
+
+_NOT_ASKED = Unseen("not asked")
+
+
+def ask(host: Host, arguments: argparse.Namespace, config: Config) -> Asked:
+    """`--port`, `--interface` and `--to` instead of what the configuration and the host say. Raises AgentError."""
+    if arguments.port:
+        config = config._replace(expect_port=arguments.port)
+    if arguments.interface:
+        config = config._replace(expect_interfaces=tuple(arguments.interface))
+    facts = _look(host, config)
+    asked = question.ask(facts, config)
+    if arguments.to:
+        asked = _only(asked, arguments.to)
+    decisions = _decisions(facts, asked.port)
+    if isinstance(facts.ruleset, Unseen):
+        return Asked((_nothing(asked, facts.ruleset.reason),), Ruleset(()), decisions)
+    _, ruleset = rulesets.resolve(host, asked, facts.ruleset.value, decisions)
+    return Asked((asked,), ruleset, decisions)
+
+
+def _look(host: Host, config: Config) -> Facts:
+    units = systemd.collect(host)
+    groups = [unit.value.control_group for unit in units[:2] if isinstance(unit, Seen) and unit.value]
+    ruleset, generation = rulesets.collect(host)
+    return Facts(
+        taken=host.now(),
+        sshd=sshd.collect(host, config, units=units, listening=sockets.listeners(host), probe=False),
+        ruleset=ruleset,
+        ufw=_NOT_ASKED,
+        firewalld=_NOT_ASKED,
+        foreign=_NOT_ASKED,
+        wrappers=wrappers.collect(host),
+        network=network.collect(host),
+        bypass=bypass.collect(host, groups),
+        machine=Machine(),
+        generation=generation,
+    )
+
+
+def _only(asked: Question, texts: list[str]) -> Question:
+    """The question to these of the host's addresses."""
+    wanted = {(item.family, item.address) for item in map(local, texts)}
+    links = []
+    for link in asked.links:
+        chosen = tuple(item for item in link.addresses if (item.family, item.address) in wanted)
+        wanted -= {(item.family, item.address) for item in chosen}
+        if chosen:
+            links.append(link._replace(addresses=chosen))
+    if wanted:
+        raise UsageError(f"--to: no external interface has {'these addresses' if len(wanted) > 1 else 'this address'}")
+    return asked._replace(links=tuple(links), local=asked.local, unseen=())
+
+
+def _nothing(asked: Question, reason: str) -> Question:
+    """Without rules nothing is answered: every link and family is unseen."""
+    text = f"the rules could not be read: {reason}"
+    unseen = dict.fromkeys((link.name, item.family, text) for link in asked.links for item in link.addresses)
+    return asked._replace(links=(), unseen=(*asked.unseen, *unseen))
+
+
+def _decisions(facts: Facts, port: int) -> Decisions:
+    """libwrap's, where this sshd asks it. What could not be looked at is taken for an empty file, as a pass does."""
+    if not (isinstance(facts.wrappers.linked, Seen) and facts.wrappers.linked.value):
+        return None
+    allow, deny = (
+        fact.value if isinstance(fact, Seen) else None for fact in (facts.wrappers.allow, facts.wrappers.deny)
+    )
+    tables = libwrap.parse(allow, deny)
+    return {family: libwrap.evaluate(tables, family=family, port=port) for family in Family}
