@@ -153,9 +153,10 @@ def _repair(arguments: argparse.Namespace) -> int:
 
 
 def _undo(arguments: argparse.Namespace) -> int:
-    from . import passes
+    from . import administer
 
-    document = passes.undoable(_host(arguments)) if arguments.list else passes.undo(_host(arguments), arguments.id)
+    host = _host(arguments)
+    document = administer.undoable(host) if arguments.list else administer.undo(host, arguments.id)
     _say(document, arguments, document["text"])
     return int(document.get("exit", 0))
 
@@ -187,17 +188,17 @@ def _history(arguments: argparse.Namespace) -> int:
 
 
 def _pause(arguments: argparse.Namespace) -> int:
-    from . import passes
+    from . import administer
 
-    document = passes.pause(_host(arguments), arguments.duration)
+    document = administer.pause(_host(arguments), arguments.duration)
     _say(document, arguments, document["text"])
     return 0
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from . import passes
+    from . import administer
 
-    document = passes.resume(_host(arguments))
+    document = administer.resume(_host(arguments))
     _say(document, arguments, document["text"])
     return 0
 
@@ -224,7 +225,8 @@ def _config_command(arguments: argparse.Namespace) -> int:
         if name.split("_")[0] != section:
             section = name.split("_")[0]
             lines.append(f"[{section}]")
-        lines.append(f"{name.split('_', 1)[1]} = {item['value']}    # {item['from']}")
+        # A comment stands on a line of its own, so that the output can be a configuration again.
+        lines += [f"# from {item['from']}", f"{name.split('_', 1)[1]} = {item['value']}"]
     _say(document, arguments, "\n".join(lines) + "\n")
     return 0
 
@@ -238,9 +240,9 @@ def _user_data(arguments: argparse.Namespace) -> int:
 
 
 def _purge(arguments: argparse.Namespace) -> int:
-    from . import passes
+    from . import administer
 
-    document = passes.purge(_host(arguments), undo_first=arguments.undo)
+    document = administer.purge(_host(arguments), undo_first=arguments.undo)
     _say(document, arguments, document["text"])
     return int(document.get("exit", 0))
 

@@ -257,7 +257,9 @@ def _running(look: _Look, facts: Facts) -> Iterator[Finding]:
         text = f"sshd (pid {process.pid}) is stopped: it listens, and answers nobody"
         yield Finding("sshd-hung", Severity.CRITICAL, Symptom.SILENT, text, (), _SSHD_STEP)
     elif banner and _hangs(look, banner.text, facts) and not (banner.ended or banner.refused):
-        text = f"sshd accepts no connections: no banner after {banner.seconds:.0f} s, and its accept queue does not drain"
+        text = (
+            f"sshd accepts no connections: no banner after {banner.seconds:.0f} s, and its accept queue does not drain"
+        )
         yield Finding("sshd-hung", Severity.CRITICAL, Symptom.SILENT, text, (), _SSHD_STEP)
     elif banner and "maxstartups" in banner.text.lower():
         text = "sshd is at MaxStartups: too many connections wait for a login (a restart would make it worse)"
@@ -298,7 +300,9 @@ def _outside(look: _Look, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Findi
         if at_socket:
             shut.append(f"{gap.interface} {gap.family.value}")
     if shut and look.listening:
-        addresses_ = sorted({_listen_text(item.family, item.address, item.port) for item in seen(look.sshd.listeners) or ()})
+        addresses_ = sorted(
+            {_listen_text(item.family, item.address, item.port) for item in seen(look.sshd.listeners) or ()}
+        )
         where = ", ".join(sorted(set(shut)))
         yield Finding(
             "sshd-not-listening-outside",
@@ -336,7 +340,9 @@ def _reach_notes(reach: Reach, config: Config, baseline: Baseline) -> Iterator[F
         lost = addresses.subtract(before, admitted(answer))
         if lost and not config.expect_clients and _anybody(answer, reach):
             text = f"fewer clients than before get in on {answer.interface} ({answer.family.value})"
-            yield _note("reach-shrunk", text, ("no more: " + ", ".join(addresses.cidrs(lost, answer.family)[:8]),), subject)
+            yield _note(
+                "reach-shrunk", text, ("no more: " + ", ".join(addresses.cidrs(lost, answer.family)[:8]),), subject
+            )
         if answer.nd.blocked and sure:
             text = f"neighbour discovery is blocked on {answer.interface}: SSH over IPv6 works until the cache runs out"
             yield _note("nd-blocked", text, tuple(_rule_text(rule) for rule in answer.nd.rules), subject)
@@ -352,7 +358,9 @@ def _machine(facts: Facts) -> Iterator[Finding]:
         yield _note("nologin", "/run/nologin or /etc/nologin is there: only root may log in", ())
     free, inodes = seen(machine.free_bytes), seen(machine.free_inodes)
     if free is not None and free < _FULL_BYTES or inodes == 0:
-        yield _note("disk-full", "the disk is full: logins and repairs may fail", (f"{free} bytes, {inodes} inodes free",))
+        yield _note(
+            "disk-full", "the disk is full: logins and repairs may fail", (f"{free} bytes, {inodes} inodes free",)
+        )
     tracked = seen(machine.conntrack)
     if tracked and tracked[1] and tracked[0] >= tracked[1]:
         text = f"the connection tracking table is full ({tracked[0]} of {tracked[1]}): the kernel drops new connections"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Optional
 
 from . import __version__, reach
@@ -37,6 +37,7 @@ def build(
     notes: tuple[str, ...],
     report: Mapping[str, Any],
     instance: Optional[Mapping[str, Any]],
+    baseline: Iterable[tuple[str, Family]],
     updated: str,
     valid_until: str,
 ) -> Document:
@@ -53,12 +54,17 @@ def build(
         "firewall": {"owner": owner(facts), "backends": backends(facts)},
         "findings": [_finding(finding, advice) for finding in assessment.findings],
         "repairs": list(repairs[:10]),
+        "baseline": [{"interface": name, "family": family.value} for name, family in sorted_ways(baseline)],
         "circuit": dict(circuit),
         "report": dict(report),
         "notes": list(notes),
         "updated": updated,
         "valid_until": valid_until,
     }
+
+
+def sorted_ways(ways: Iterable[tuple[str, Family]]) -> list[tuple[str, Family]]:
+    return sorted(ways, key=lambda way: (way[0], way[1].value))
 
 
 def _finding(finding: Finding, advice: Mapping[str, str]) -> dict[str, Any]:
@@ -78,7 +84,8 @@ def _ssh(facts: Facts) -> dict[str, Any]:
     sshd = facts.sshd
     ports = seen(sshd.port) or ()
     listeners = [item for item in seen(sshd.listeners) or () if item.port in ports]
-    unit, socket, process, banner = (seen(f) for f in (sshd.unit, sshd.socket_unit, sshd.process, sshd.banner))
+    unit, socket = seen(sshd.unit), seen(sshd.socket_unit)
+    process, banner = seen(sshd.process), seen(sshd.banner)
     active = socket if socket and socket.active == "active" and not process else unit
     return {
         "port": ports[0] if ports else None,
@@ -113,4 +120,6 @@ def backends(facts: Facts) -> list[str]:
 def unseen(facts: Facts) -> tuple[str, ...]:
     """What could not be looked at, as notes: nobody should take silence for health."""
     parts = (*facts.sshd._asdict().items(), *facts.wrappers._asdict().items(), *facts._asdict().items())
-    return tuple(f"not seen: {name}: {f.reason}" for name, f in parts if isinstance(f, Unseen) and f.reason != "not looked at")
+    return tuple(
+        f"not seen: {name}: {f.reason}" for name, f in parts if isinstance(f, Unseen) and f.reason != "not looked at"
+    )

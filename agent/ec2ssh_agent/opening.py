@@ -1,7 +1,7 @@
 """The smallest opening of a ruleset that lets a gap's sources in: which rule in front of which base chain.
 
 Pure. It is rehearsed on the model before anybody types it: rules are put in front of the base chains that decide, the
-analysis is asked again, until nothing of the firewall stands between the wanted sources and sshd. Several may be needed:
+analysis is asked again, until nothing of the firewall stands between the wanted sources and sshd. It may take several:
 `accept` ends only its own base chain, and behind INPUT stands OUTPUT.
 """
 
@@ -143,7 +143,10 @@ def model(opening: Opening) -> Rule:
     """The rule as the analysis sees it."""
     items: list[Item] = [Test(Selector(Field.NFPROTO), ((2, 2),) if opening.family is Family.IPV4 else ((10, 10),))]
     if opening.way == "nd":
-        items += [Test(Selector(Field.L4PROTO), ((_ICMPV6, _ICMPV6),)), Test(Selector(Field.ICMPV6_TYPE), ((135, 136),))]
+        items += [
+            Test(Selector(Field.L4PROTO), ((_ICMPV6, _ICMPV6),)),
+            Test(Selector(Field.ICMPV6_TYPE), ((135, 136),)),
+        ]
     else:
         port = ((opening.port, opening.port),)
         inward = opening.way == "in"
@@ -171,7 +174,8 @@ def steps(opening: Opening) -> tuple[Insert, ...]:
     if len(networks) > _INLINE_XTABLES:
         whole = _xtables(opening, (*interface, "-p", "tcp", *port, *accept))
         return (whole._replace(networks=networks, source=opening.way == "in"),)
-    where = [("-s" if opening.way == "in" else "-d", network) for network in networks] or [()]
+    option = "-s" if opening.way == "in" else "-d"
+    where: list[tuple[str, ...]] = [(option, network) for network in networks] or [()]
     return tuple(_xtables(opening, (*interface, *one, "-p", "tcp", *port, *accept)) for one in where)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 from . import opening, plan_sshd
 from .assessment import Assessment, Gap
 from .config import Config
-from .diagnose import FIREWALL, seen
+from .diagnose import FIREWALL, possible, seen
 from .facts import Facts, FirewalldZone
 from .model import Finding, Severity
 from .opening import Rehearse
@@ -85,7 +85,9 @@ def _firewall(finding: Finding, situation: Situation) -> Ladder:
             return Ladder(finding, withheld="no baseline yet, and [repair] without_baseline = report")
         managers = [name for name in seen(facts.foreign) or () if name in _MANAGERS]
         if managers:
-            return Ladder(finding, withheld=f"{', '.join(managers)} made this firewall, and nobody was seen to get in before")
+            return Ladder(
+                finding, withheld=f"{', '.join(managers)} made this firewall, and nobody was seen to get in before"
+            )
     rungs = [*_owner_rungs(gap, situation), *_raw_rungs(gap, situation)]
     withheld = "" if rungs else "no rule that the agent knows how to make would help"
     if situation.allow_disable or config.repair_firewall == "disable":
@@ -108,7 +110,7 @@ def _owner_rungs(gap: Gap, situation: Situation) -> Iterator[Rung]:
 def _networks(gap: Gap, situation: Situation) -> tuple[str, ...]:
     """The sources that an owner's rule must name; empty: everybody."""
     answers = [a for a in situation.assessment.reach.answers if (a.interface, a.family) == (gap.interface, gap.family)]
-    if all(not addresses.subtract(opening.possible(answer), gap.wanted) for answer in answers):
+    if all(not addresses.subtract(possible(answer), gap.wanted) for answer in answers):
         return ()
     return addresses.cidrs(gap.wanted, gap.family)
 
@@ -193,7 +195,9 @@ def _firewalld(gap: Gap, situation: Situation) -> Iterator[Rung]:
     assert firewalld is not None
     step, restart = "step 1: firewall", Run((("systemctl", "restart", "firewalld.service"),), owner="firewalld")
     if firewalld.policy_drop:
-        yield Rung("firewalld-restart", "a reload of firewalld failed and left its policy DROP behind", (restart,), step)
+        yield Rung(
+            "firewalld-restart", "a reload of firewalld failed and left its policy DROP behind", (restart,), step
+        )
     zones = {zone.name: zone for zone in firewalld.zones}
     name = next((z.name for z in firewalld.zones if gap.interface in z.interfaces), firewalld.default_zone)
     permanent = {zone.name: zone for zone in firewalld.permanent}
@@ -205,7 +209,9 @@ def _firewalld(gap: Gap, situation: Situation) -> Iterator[Rung]:
             why = f"firewalld owns the firewall: zone {name} is the way in on {gap.interface}"
             yield Rung("firewalld-allow", why, (run, *(rest or ())), step)
     if not firewalld.policy_drop:
-        yield Rung("firewalld-restart", "firewalld says that SSH is allowed, the kernel's rules differ", (restart,), step)
+        yield Rung(
+            "firewalld-restart", "firewalld says that SSH is allowed, the kernel's rules differ", (restart,), step
+        )
 
 
 def _firewall_cmd(gap: Gap, situation: Situation, zone: FirewalldZone, permanent: Optional[FirewalldZone]) -> Run:
@@ -265,7 +271,9 @@ def _disable(situation: Situation) -> Rung:
     ):
         mine = {table.family for table in tables if table.backend is backend}
         tools += [tool for tool, family in ((four, "ip"), (six, "ip6")) if family in mine]
-    nft = tuple((t.family, t.name) for t in tables if t.backend is Backend.NFTABLES and _filters(t) and t.name != "firewalld")
+    nft = tuple(
+        (t.family, t.name) for t in tables if t.backend is Backend.NFTABLES and _filters(t) and t.name != "firewalld"
+    )
     why = "the document's second form: the firewall of the operating system is switched off"
     return Rung("disable", why, (Disable(tuple(tools), owner, nft),), "step 1: firewall, second form")
 
@@ -293,7 +301,9 @@ def _wrappers(finding: Finding, situation: Situation) -> Ladder:
     content = "".join(f"{line}\n" for line in lines).encode() + (allow or b"")
     shown = "; ".join(f"sed -i '1i {line}' {HOSTS_ALLOW}" for line in lines)
     step = Write(HOSTS_ALLOW, content, shown)
-    return Ladder(finding, (Rung("hosts-allow", "the document's line in front of hosts.allow", (step,), finding.document),))
+    return Ladder(
+        finding, (Rung("hosts-allow", "the document's line in front of hosts.allow", (step,), finding.document),)
+    )
 
 
 def _lines(gaps: list[Gap], situation: Situation) -> list[str]:

@@ -78,9 +78,7 @@ def _hung(finding: Finding, facts: Facts) -> Ladder:
     return Ladder(finding, (_rung("restart", "a hung sshd is restarted", (_start(facts),)),))
 
 
-def _restore(
-    finding: Finding, facts: Facts, known_good: Mapping[str, bytes], current: Mapping[str, bytes]
-) -> Ladder:
+def _restore(finding: Finding, facts: Facts, known_good: Mapping[str, bytes], current: Mapping[str, bytes]) -> Ladder:
     if finding.id == "host-keys-missing":
         return _host_keys(finding, facts)
     if finding.id == "host-key-modes":

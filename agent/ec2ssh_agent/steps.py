@@ -125,7 +125,21 @@ def insert_argv(step: Insert) -> Argv:
     tool = XTABLES[step.backend, Family.IPV6 if step.family == "ip6" else Family.IPV4]
     table = () if step.table == "filter" else ("-t", step.table)
     # `-j TARGET` comes last, as a person writes it.
-    return (tool, "-w", "5", *table, "-I", step.chain, str(step.position), *step.spec[:-2], "-m", "comment", "--comment", COMMENT, *step.spec[-2:])
+    return (
+        tool,
+        "-w",
+        "5",
+        *table,
+        "-I",
+        step.chain,
+        str(step.position),
+        *step.spec[:-2],
+        "-m",
+        "comment",
+        "--comment",
+        COMMENT,
+        *step.spec[-2:],
+    )
 
 
 def commands(step: Step) -> tuple[str, ...]:
@@ -136,11 +150,17 @@ def commands(step: Step) -> tuple[str, ...]:
         sets: tuple[str, ...] = ()
         if step.networks:
             sets = (f"# a set {set_name(step)} of {len(step.networks)} networks",)
-        return (*sets, shlex.join(insert_argv(step)) if step.backend is not Backend.NFTABLES else " ".join(insert_argv(step)))
+        return (
+            *sets,
+            shlex.join(insert_argv(step)) if step.backend is not Backend.NFTABLES else " ".join(insert_argv(step)),
+        )
     if isinstance(step, Write):
         return (step.shown or f"cat > {shlex.quote(step.path)}  # {len(step.content)} bytes, the last known good ones",)
     if isinstance(step, Mode):
-        return (f"chown {step.uid}:{step.gid} {shlex.quote(step.path)}", f"chmod {step.mode:04o} {shlex.quote(step.path)}")
+        return (
+            f"chown {step.uid}:{step.gid} {shlex.quote(step.path)}",
+            f"chmod {step.mode:04o} {shlex.quote(step.path)}",
+        )
     if isinstance(step, Directory):
         return (f"install -d -m {step.mode:04o} -o root -g root {shlex.quote(step.path)}",)
     if isinstance(step, HostKeys):

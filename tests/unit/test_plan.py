@@ -25,9 +25,10 @@ from ec2ssh_agent.model import Health, Seen, Symptom, Unseen
 from ec2ssh_agent.reach import addresses, analyse, iptables, wrappers
 from ec2ssh_agent.reach.question import Link, Listening, Local, Question, Route
 from ec2ssh_agent.reach.ruleset import Backend, Family, Ruleset
-from ec2ssh_agent.steps import Ladder, commands
+from ec2ssh_agent.steps import Ladder, Write, commands
 
 HOST = addresses.parse_address("10.0.5.20")[1]
+EMPTY = Ruleset(())
 EVERY = addresses.SPACE[Family.IPV4][0]
 GOOD = Sshd(
     installed=Seen("/usr/sbin/sshd"),
@@ -53,7 +54,7 @@ def rules(text: str, backend: Backend = Backend.IPTABLES_NFT) -> Ruleset:
 class Story:
     """One machine: its facts, what is wrong, what would be done."""
 
-    def __init__(self, ruleset: Ruleset = Ruleset(()), sshd: Sshd = GOOD, **more: Any) -> None:
+    def __init__(self, ruleset: Ruleset = EMPTY, sshd: Sshd = GOOD, **more: Any) -> None:
         config: Config = more.pop("config", Config())
         baseline = more.pop("baseline", {("eth0", Family.IPV4): diagnose_possible()})
         known, current = more.pop("known", {}), more.pop("current", {})
@@ -224,7 +225,7 @@ def test_wrappers_get_the_documents_line() -> None:
     assert story.ids == ["wrappers-deny"]
     assert story.typed() == ["sed -i '1i sshd2 sshd : ALL: allow' /etc/hosts.allow"]
     step = story.ladder.rungs[0].steps[0]
-    assert getattr(step, "content") == b"sshd2 sshd : ALL: allow\n# old\n"
+    assert isinstance(step, Write) and step.content == b"sshd2 sshd : ALL: allow\n# old\n"
 
 
 def test_a_dead_sshd_is_reset_and_started() -> None:

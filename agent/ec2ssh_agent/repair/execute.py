@@ -14,6 +14,7 @@ from .audit import audit
 from .files import Content, Folder, Keys, Permissions
 from .records import Record, Saved, State
 from .run import Commands
+from .work import Busy as BusyFor
 from .work import Context, StepFailed, Work, substitute
 
 RUN = "/run/ec2ssh-agent"
@@ -46,8 +47,10 @@ class Undone(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def _quiet(seconds: float) -> None:
+@contextlib.contextmanager
+def _quiet(seconds: float) -> Iterator[None]:
     """Nobody waits for us."""
+    yield
 
 
 @contextlib.contextmanager
@@ -80,7 +83,7 @@ def apply(
     finding: Finding,
     actor: str,
     note: Say,
-    busy: Callable[[float], None] = _quiet,
+    busy: BusyFor = _quiet,
 ) -> Record:
     """Makes the steps of a rung, each recorded before. `note` is told each command before it is run.
 
@@ -131,7 +134,7 @@ def _abandon(host: Host, change: str, context: Context, error: Exception) -> Non
             records.write(host, record._replace(notes=(*record.notes, str(error), f"not yet taken back: {other}")))
 
 
-def undo(host: Host, record: Record, *, reason: str = "undone", busy: Callable[[float], None] = _quiet) -> Undone:
+def undo(host: Host, record: Record, *, reason: str = "undone", busy: BusyFor = _quiet) -> Undone:
     """Takes a change back, the last step first; one that is undone already stays so. `reason` goes into its notes.
 
     Raises ChangedSince, with nothing done, where somebody changed the same thing since; StepFailed where an inverse did
@@ -173,7 +176,7 @@ def _begun(context: Context, record: Record) -> list[tuple[Work, Saved]]:
     ]
 
 
-def recover(host: Host, *, note: Say = lambda text: None, busy: Callable[[float], None] = _quiet) -> tuple[Record, ...]:
+def recover(host: Host, *, note: Say = lambda text: None, busy: BusyFor = _quiet) -> tuple[Record, ...]:
     """Rolls back every change that was not verified (a crash, a kill); returns them as they are now.
 
     One whose rolling back fails stays open, and is tried again the next time, TRIES times at most. Call it under

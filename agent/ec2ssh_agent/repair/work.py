@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Optional, Protocol
 
 from ..host import Host, HostError, Ran, TimedOut
@@ -21,15 +22,19 @@ class StepFailed(AgentError):
     exit_status = 3
 
 
+#: Entered, with its deadline in seconds, while a command is at work that is not to be cut short.
+Busy = Callable[[float], AbstractContextManager[None]]
+
+
 class Context(NamedTuple):
     """`number` of the step within its change; `known`: what the change's steps left, as texts; None where
     a crash left no account of one of them.
 
-    `busy` is told, before a command, for how many seconds it may run: the supervisor extends its patience."""
+    `busy` tells the supervisor for how many seconds a command may be at work: so long it has patience."""
 
     host: Host
     change: str
-    busy: Callable[[float], None]
+    busy: Busy
     number: int = 0
     known: Optional[frozenset[bytes]] = None
 
@@ -63,9 +68,9 @@ def substitute(text: str, change: str) -> str:
 def command(context: Context, argv: tuple[str, ...], *, stdin: bytes = b"", owner: str = "") -> Ran:
     """Runs to the end. Raises StepFailed with the command's last words where it exits non-zero, HostError."""
     deadline = DEADLINES.get(owner, DEADLINE)
-    context.busy(deadline)
     try:
-        ran = context.host.run(argv, stdin=stdin, deadline=deadline)
+        with context.busy(deadline):
+            ran = context.host.run(argv, stdin=stdin, deadline=deadline)
     except TimedOut as error:
         raise StepFailed(str(error)) from error
     except HostError as error:

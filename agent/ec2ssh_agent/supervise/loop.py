@@ -377,9 +377,9 @@ def _say(text: str) -> None:
 
 
 def _make_pass(config_path: str, root: str, wake: Wake) -> WatchList:
-    from .. import passes
+    from .. import daemon
 
-    watch: WatchList = passes.worker(config_path, root, wake)
+    watch: WatchList = daemon.worker(config_path, root, wake)
     return watch
 
 

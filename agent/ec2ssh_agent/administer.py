@@ -1,0 +1,99 @@
+"""What a person tells the agent: undo, pause, resume, purge. Each answers with a document; its `text` is for people."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Optional
+
+from . import memory, passes, publish
+from .config import parse_duration
+from .host import Host, HostError
+from .model import UsageError
+from .repair import execute, records
+from .repair.records import Record, State
+from .status import printable
+
+Answer = dict[str, Any]
+
+
+def undoable(host: Host) -> Answer:
+    """The changes that can still be taken back, newest first."""
+    found = [record for record in records.all(host) if record.state is State.VERIFIED and execute.stands(host, record)]
+    lines = [f"{r.id}  {publish.stamp(r.time)}  {printable(r.fault)}: {printable(r.rung)}" for r in found]
+    text = "\n".join(lines or ["nothing to undo"]) + "\n"
+    changes = [{"id": r.id, "time": publish.stamp(r.time), "finding": r.finding, "rung": r.rung} for r in found]
+    return {"schema": "ec2ssh-agent.undo/1", "changes": changes, "text": text}
+
+
+def undo(host: Host, name: Optional[str]) -> Answer:
+    """Takes back a change (the latest that stands) and leaves its finding alone from then on. Raises AgentError."""
+    with execute.lock(host):
+        record = records.load(host, name) if name else _latest(host)
+        if record.state in (State.UNDONE, State.FAILED):
+            raise UsageError(f"{record.id}: undone already ({'; '.join(record.notes[-1:]) or record.state.value})")
+        undone = execute.undo(host, record, reason="undone by hand")
+        remembered = memory.silence(passes.recall(host), record.fault)
+        memory.save(host, remembered)
+        _note(host, "undo", f"{record.fault}: {record.rung} undone by hand", record.id)
+    notes = "".join(f"  {printable(note)}\n" for note in undone.notes)
+    text = f"{record.id} undone: {record.rung} for {record.fault}\n{notes}"
+    text += "the agent leaves this finding alone until the thing changes, or `ec2ssh-agent resume`\n"
+    return {"schema": "ec2ssh-agent.undo/1", "undone": record.id, "notes": list(undone.notes), "text": text}
+
+
+def _latest(host: Host) -> Record:
+    for record in records.all(host):
+        if record.state is State.VERIFIED and execute.stands(host, record):
+            return record
+    raise UsageError("nothing to undo")
+
+
+def pause(host: Host, duration: str) -> Answer:
+    """No repairs for so long, even over a reboot. Raises UsageError, AgentError."""
+    try:
+        seconds = parse_duration(duration)
+    except ValueError as error:
+        raise UsageError(f"{duration}: {error}") from error
+    with execute.lock(host):
+        remembered = passes.recall(host)
+        memory.save(host, memory.pause(remembered, memory.Clock(host.now(), host.monotonic()), seconds))
+        until = publish.stamp(host.now() + seconds)
+        _note(host, "pause", f"repairs paused until {until}")
+    return {"schema": "ec2ssh-agent.pause/1", "until": until, "text": f"no repairs until {until}\n"}
+
+
+def resume(host: Host) -> Answer:
+    """Repairs again; what `undo` silenced and what a circuit holds back, too. Raises AgentError."""
+    with execute.lock(host):
+        memory.save(host, memory.resume(passes.recall(host)))
+        _note(host, "resume", "repairs resumed")
+    return {"schema": "ec2ssh-agent.resume/1", "text": "repairs are on again\n"}
+
+
+def purge(host: Host, *, undo_first: bool) -> Answer:
+    """Forgets what the agent keeps; with `undo_first` everything is put back before. Raises AgentError."""
+    lines: list[str] = []
+    with execute.lock(host):
+        if undo_first:
+            for record in records.all(host):
+                if record.state is State.VERIFIED and execute.stands(host, record):
+                    execute.undo(host, record, reason="purged")
+                    lines.append(f"{record.id} undone")
+        for name in records.ids(host):
+            records.forget(host, name)
+        for path in _state_files(host):
+            host.remove(path)
+    text = "\n".join([*lines, "state forgotten"]) + "\n"
+    return {"schema": "ec2ssh-agent.purge/1", "undone": lines, "text": text}
+
+
+def _state_files(host: Host) -> list[str]:
+    state = [f"{publish.STATE}/{name}" for name in host.listdir(publish.STATE) if name.endswith((".json", ".jsonl"))]
+    spool = [f"{publish.STATE}/spool/{name}" for name in host.listdir(f"{publish.STATE}/spool")]
+    return [*state, *spool]
+
+
+def _note(host: Host, kind: str, text: str, change: str = "") -> None:
+    event = {"time": publish.stamp(host.now()), "kind": kind, "text": text, "id": change}
+    with contextlib.suppress(HostError):  # a full disk keeps no history
+        publish.remember(host, event)

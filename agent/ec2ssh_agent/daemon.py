@@ -1,0 +1,213 @@
+"""The daemon's pass: what the supervisor's worker does, from waking up to the watch list that it hands back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from . import codec, document, learn, memory, passes, publish, withdraw
+from .config import FILE, Config, load
+from .diagnose import seen
+from .facts import Facts
+from .host import Host, HostError, NotFound
+from .model import ConfigError, Finding, Severity, Symptom
+from .passes import Done
+from .repair import execute
+from .status import Document
+from .supervise import channel
+from .supervise.watch import Wake, WatchList, default
+
+_GOOD = f"{publish.STATE}/config.json"
+#: A settling fault is waited for within the pass, if it is not longer than this (seconds).
+_NAP = 2.0
+
+
+def worker(config_path: str, root: str, wake: Wake) -> WatchList:
+    """One pass. `wake` says why; what is returned says what to watch until the next one."""
+    host = Host(root)
+    config, trouble = configuration(host, config_path)
+    try:
+        with execute.lock(host, wait=5.0):
+            return _pass(host, config, config_path, wake, trouble)
+    except execute.Busy as error:
+        print(f"ec2ssh-agent: {error}; looking again", flush=True)
+        return default(config_path)._replace(again=1.0, interval=config.watch_interval, status=str(error))
+
+
+def configuration(host: Host, path: str) -> tuple[Config, Optional[Finding]]:
+    """The configuration; or, where it is wrong, the last good one, or having none one that repairs nothing, and a finding."""
+    try:
+        config = load(host, path, must_exist=path != FILE)
+    except ConfigError as error:
+        return _last_good(host, str(error))
+    with contextlib.suppress(HostError):  # a full disk: the configuration is good all the same
+        host.mkdir(publish.STATE, 0o755)
+        content = json.dumps(codec.encode(config)).encode()
+        if _kept(host) != content:
+            host.replace(_GOOD, content, mode=0o600, like=False)
+    return config, None
+
+
+def _kept(host: Host) -> Optional[bytes]:
+    try:
+        return host.read(_GOOD, follow=False)
+    except NotFound:
+        return None
+
+
+def _last_good(host: Host, why: str) -> tuple[Config, Finding]:
+    text = "the configuration is wrong; the agent goes on with the last good one"
+    try:
+        kept = _kept(host)
+        if kept is not None:
+            config = codec.decode(Config, json.loads(kept))
+            return config, Finding("config-invalid", Severity.WARNING, Symptom.NONE, text, (why,))
+    except (HostError, ValueError) as error:
+        why = f"{why}; the last good one cannot be read: {error}"
+    text = "the configuration is wrong and there is no earlier good one: the agent only reports"
+    finding = Finding("config-invalid", Severity.CRITICAL, Symptom.NONE, text, (why,))
+    return Config(repair_mode="off"), finding
+
+
+def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Optional[Finding]) -> WatchList:
+    started = host.monotonic()
+    notes = list(passes.recover(host))
+    remembered = passes.recall(host)
+    if "reload" in wake.reasons or "config" in wake.reasons:
+        remembered = memory.rearm(remembered)
+    previous = _previous(host)
+    probe = bool({"start", "timer", "queue", "banner", "request", "verify"} & set(wake.reasons))
+    now = passes.look(host, config, remembered, probe=probe)
+    remembered = learn.after(host, config, remembered, now.facts, now.assessment)
+    done = _mend(host, config, remembered, now, wake)
+    if not done.records:
+        done = withdraw.idle_openings(host, config, done)
+    if done.records:
+        # What the repair left is what is true now, and the next baseline.
+        done = done._replace(memory=learn.after(host, config, done.memory, done.look.facts, done.look.assessment))
+    passes.keep(host, done)
+    notes += [f"not watched: {text}" for text in wake.missing]
+    if wake.trouble:
+        notes.append(f"{wake.crashes} passes in a row failed: {wake.trouble}")
+    done = _add(done._replace(notes=(*notes, *done.notes)), trouble)
+    made = passes.published(host, config, done, started, _agent(host))
+    _tell(host, config, made, previous)
+    return _watch(config_path, config, done, made, boot=host.monotonic())
+
+
+def _mend(host: Host, config: Config, remembered: memory.Memory, now: passes.Look, wake: Wake) -> Done:
+    """Repairs; a fault that has to settle for a moment only is waited for, and looked at again."""
+    by = tuple(f"{program} (pid {pid})" for pid, program in wake.by)
+    done = passes.mend(
+        host, config, remembered, now, actor="daemon", allow_disable=False, busy=channel.busy, stopping=channel.stopping, by=by
+    )
+    if done.records or done.again is None or done.again > _NAP or channel.stopping():
+        return done
+    memory.save(host, done.memory)
+    host.sleep(done.again)
+    again = passes.look(host, config, done.memory)
+    remembered = learn.after(host, config, done.memory, again.facts, again.assessment)
+    return passes.mend(
+        host,
+        config,
+        remembered,
+        again,
+        actor="daemon",
+        allow_disable=False,
+        busy=channel.busy,
+        stopping=channel.stopping,
+        by=by,
+    )
+
+
+def _add(done: Done, finding: Optional[Finding]) -> Done:
+    if finding is None:
+        return done
+    assessment = done.look.assessment
+    return done._replace(
+        look=done.look._replace(assessment=assessment._replace(findings=(finding, *assessment.findings)))
+    )
+
+
+def _agent(host: Host) -> document.Agent:
+    """The supervisor, whose child this is."""
+    pid = os.getppid()
+    fields = host.read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    ticks = int(fields[19])
+    started = host.now() - (host.monotonic() - ticks / os.sysconf("SC_CLK_TCK"))
+    return document.Agent(pid, fields[19].decode(), publish.stamp(started))
+
+
+def _previous(host: Host) -> Optional[Document]:
+    try:
+        made = json.loads(host.read(f"{publish.RUN}/status.json", cap=64 << 20, follow=False))
+    except (HostError, ValueError):
+        return None
+    return made if isinstance(made, dict) and "health" in made else None
+
+
+def _tell(host: Host, config: Config, made: Document, previous: Optional[Mapping[str, Any]]) -> None:
+    """Status files, history, reports."""
+    for failure in publish.publish(host, made):
+        print(f"ec2ssh-agent: not published: {failure}", flush=True)
+    if previous is None or previous["health"] != made["health"]:
+        before = previous["health"] if previous else "unknown"
+        text = f"{before} -> {made['health']}: {made['summary']}"
+        print(f"ec2ssh-agent: {text}", flush=True)
+        with contextlib.suppress(HostError):  # a full disk keeps no history
+            publish.remember(host, {"time": made["updated"], "kind": "health", "text": text})
+
+
+def _watch(config_path: str, config: Config, done: Done, made: Document, *, boot: float) -> WatchList:
+    facts = done.look.facts
+    unit = seen(facts.sshd.unit)
+    ports = seen(facts.sshd.port) or ()
+    base = default(config_path)
+    again = done.again
+    waiting = memory.baseline_due(done.memory, boot, config.repair_baseline_after)
+    if waiting is not None:
+        again = waiting if again is None else min(again, waiting)
+    return base._replace(
+        interval=config.watch_interval,
+        pulse=config.watch_pulse,
+        again=again,
+        pids=_pids(facts),
+        ports=ports,
+        directories=(*base.directories, *_directories(facts)),
+        status=f"{made['health']}: {made['summary']}"[:200],
+        restarts_itself=bool(unit and unit.restart not in ("no", "")),
+        generation=seen(facts.generation) or 0,
+        probe=config.watch_probe_interval,
+        probe_at=_probe_at(facts, ports[0] if ports else 22),
+    )
+
+
+def _pids(facts: Facts) -> tuple[int, ...]:
+    process = seen(facts.sshd.process)
+    return (process.pid,) if process and process.pid > 0 else ()
+
+
+def _directories(facts: Facts) -> tuple[tuple[str, tuple[str, ...], str], ...]:
+    """Where sshd's configuration and host keys lie, when not in the usual place."""
+    found = set()
+    for path, _ in seen(facts.sshd.files) or ():
+        found.add((path.rpartition("/")[0] or "/", (), "sshd-config"))
+    for key in seen(facts.sshd.host_keys) or ():
+        found.add((key.path.rpartition("/")[0] or "/", (), "sshd-config"))
+    return tuple(sorted(item for item in found if item[0] not in ("/etc/ssh", "/etc/ssh/sshd_config.d")))
+
+
+def _probe_at(facts: Facts, port: int) -> tuple[str, int]:
+    from .reach.addresses import format_address
+    from .reach.ruleset import Family
+
+    listeners = [item for item in seen(facts.sshd.listeners) or () if item.port == port]
+    for item in listeners:
+        if not item.address:
+            return ("127.0.0.1" if item.family is Family.IPV4 or not item.v6only else "::1"), port
+    for item in listeners:
+        return format_address(item.address, item.family), port
+    return "127.0.0.1", port

@@ -1,0 +1,99 @@
+"""What the agent learns while SSH is healthy: who gets in (the baseline), and sshd's last known good configuration.
+
+Known good is what a running sshd was started or reloaded with while SSH was healthy from outside, not what lies on disk
+meanwhile. sshd closes and opens its listening sockets when it starts and when it reloads, so their inodes tell: files
+are taken when the sockets are new, or when no file is younger than the unit's start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import memory
+from .assessment import Assessment
+from .config import Config
+from .diagnose import seen
+from .facts import Facts
+from .host import Host, HostError
+from .memory import Memory
+from .model import Finding, Health, Severity
+from .policy import fingerprint
+from .reach import addresses
+from .reach.question import Outcome
+from .reach.ruleset import Family, Ranges
+
+_FILE_CAP = 1 << 20
+
+
+def sshd_files(host: Host, facts: Facts) -> dict[str, bytes]:
+    """sshd's configuration files as they are now; one that cannot be read is left out."""
+    found: dict[str, bytes] = {}
+    for path, _ in seen(facts.sshd.files) or ():
+        try:
+            found[path] = host.read(path, cap=_FILE_CAP)
+        except HostError:
+            continue
+    return found
+
+
+def after(host: Host, config: Config, remembered: Memory, facts: Facts, assessment: Assessment) -> Memory:
+    """What a look adds to the memory."""
+    boot = host.monotonic()
+    critical = bool(_critical(assessment))
+    remembered = memory.verdict(remembered, unhealthy=critical, boot=boot)
+    remembered = memory.hear(remembered, {f.fault: fingerprint(f) for f in _critical(assessment)})
+    if critical or assessment.health is Health.UNKNOWN:
+        return remembered
+    sets = admitted(assessment)
+    remembered = memory.observe_baseline(remembered, sets, boot, config.repair_baseline_after)
+    return _known_good(host, remembered, facts)
+
+
+def _critical(assessment: Assessment) -> list[Finding]:
+    return [finding for finding in assessment.findings if finding.severity is Severity.CRITICAL]
+
+
+def admitted(assessment: Assessment) -> dict[tuple[str, Family], Ranges]:
+    """Who surely gets in, per interface and family."""
+    sets: dict[tuple[str, Family], Ranges] = {}
+    for answer in assessment.reach.answers:
+        key = (answer.interface, answer.family)
+        sets[key] = addresses.union(sets.get(key, ()), answer.of(Outcome.CONNECTED))
+    return sets
+
+
+def _known_good(host: Host, remembered: Memory, facts: Facts) -> Memory:
+    test, files, listeners = seen(facts.sshd.test), seen(facts.sshd.files), seen(facts.sshd.listeners)
+    if not (test and test.good and files and listeners is not None):
+        return remembered
+    ports = seen(facts.sshd.port) or ()
+    sockets = tuple(sorted(item.inode for item in listeners if item.port in ports))
+    good = remembered.good
+    if (good.sockets, good.hashes) == (sockets, files):
+        return remembered
+    restarted = bool(good.sockets) and good.sockets != sockets
+    if not (good.hashes == files or restarted or _older_than_start(host, facts)):
+        return remembered
+    return memory.learn_known_good(remembered, sshd_files(host, facts), hashes=files, sockets=sockets)
+
+
+def _older_than_start(host: Host, facts: Facts) -> bool:
+    """Whether no configuration file was written after sshd was started."""
+    unit = seen(facts.sshd.socket_unit) if not seen(facts.sshd.process) else seen(facts.sshd.unit)
+    if not unit or not unit.since:
+        return False
+    started = host.now() - (host.monotonic() - unit.since / 1e6)
+    for path, _ in seen(facts.sshd.files) or ():
+        status = host.stat(path)
+        if status is None or status.mtime_ns / 1e9 > started:
+            return False
+    return True
+
+
+def instance(facts: Facts) -> dict[str, Any]:
+    return {"id": seen(facts.machine.identity)}
+
+
+def report(host: Host, config: Config) -> Mapping[str, Any]:
+    return {"url": config.report_url or None}

@@ -1,0 +1,281 @@
+"""What passes hand to each other: /var/lib/ec2ssh-agent/state.json.
+
+It belongs to one instance: an image that is started elsewhere begins afresh. Spans are measured with the clock since boot,
+which does not jump; what is counted by it is forgotten at the next boot (a reboot is a new chance), but for `pause`, which
+is kept by the wall clock too. All functions but `load` and `save` are pure: they give a new Memory.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Mapping
+from typing import NamedTuple, Optional
+
+from . import codec
+from .config import Config
+from .host import Host, HostError, NotFound
+from .reach.ruleset import Family, Ranges
+
+STATE = "/var/lib/ec2ssh-agent"
+PATH = f"{STATE}/state.json"
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_CAP = 64 << 20
+_LONGEST = 86400.0  # seconds of back-off at most
+_FAULTS = 64  # remembered at most, the latest
+
+
+class Clock(NamedTuple):
+    """Seconds since the epoch, which may jump, and since boot, which does not."""
+
+    wall: float
+    boot: float
+
+
+class Way(NamedTuple):
+    """Who gets in by an interface and family; a set becomes the baseline when it has held."""
+
+    interface: str
+    family: Family
+    held: Ranges = ()  # the baseline; empty: none yet
+    seen: Ranges = ()  # the latest set
+    since: float = 0.0  # boot clock: since when `seen` is what it is
+
+
+class Attempts(NamedTuple):
+    """Of one fault: when it was tried (boot clock), how often the circuit opened in a row, until when it is open."""
+
+    fault: str
+    times: tuple[float, ...] = ()
+    trips: int = 0
+    until: float = 0.0
+    by: tuple[str, ...] = ()  # who changed the rules before the latest attempts
+
+
+class Silence(NamedTuple):
+    """A fault whose repair was undone by hand. `fingerprint`: of the thing as it was then; "": not looked at since."""
+
+    fault: str
+    fingerprint: str = ""
+
+
+class Good(NamedTuple):
+    """sshd's configuration while SSH was healthy, and the listening sockets of the sshd that was started with it."""
+
+    files: tuple[tuple[str, bytes], ...] = ()
+    hashes: tuple[tuple[str, str], ...] = ()
+    sockets: tuple[int, ...] = ()
+
+
+class Tripped(NamedTuple):
+    why: str
+    seconds: float
+
+
+class Memory(NamedTuple):
+    identity: str
+    boot_id: str = ""
+    ways: tuple[Way, ...] = ()
+    attempts: tuple[Attempts, ...] = ()
+    silenced: tuple[Silence, ...] = ()
+    paused_wall: float = 0.0
+    paused_boot: float = 0.0
+    paused_for: float = 0.0
+    unhealthy_since: float = -1.0  # boot clock; negative: it is not
+    good: Good = Good()
+    notes: tuple[str, ...] = ()  # of this load only
+
+
+def load(host: Host, identity: str) -> Memory:
+    """The memory of this instance; a fresh one, with a note why, where there is none that can be trusted."""
+    boot_id = host.read(_BOOT_ID).decode("ascii", "replace").strip()
+    fresh = Memory(identity, boot_id)
+    try:
+        status = host.stat(PATH, follow=False)
+        if status is None:
+            return fresh
+        if not status.regular or status.uid != 0 or stat.S_IMODE(status.mode) & 0o022:
+            return fresh._replace(notes=(f"{PATH}: others than root can write it; begun afresh",))
+        kept = codec.decode(Memory, json.loads(host.read(PATH, cap=_CAP, follow=False)))
+    except NotFound:
+        return fresh
+    except (HostError, ValueError, RecursionError) as error:
+        return fresh._replace(notes=(f"{PATH}: {error}; begun afresh",))
+    if kept.identity != identity:
+        return fresh._replace(notes=("another instance than before: its baseline and state are forgotten",))
+    return kept._replace(notes=()) if kept.boot_id == boot_id else _after_boot(kept, boot_id)
+
+
+def _after_boot(kept: Memory, boot_id: str) -> Memory:
+    """What the clock since boot measured is void; `pause` goes on by the wall clock."""
+    return kept._replace(
+        boot_id=boot_id,
+        ways=tuple(way._replace(seen=(), since=0.0) for way in kept.ways),
+        attempts=(),
+        unhealthy_since=-1.0,
+        paused_boot=0.0,
+        good=kept.good._replace(sockets=()),
+        notes=(),
+    )
+
+
+def save(host: Host, memory: Memory) -> None:
+    """Raises HostError."""
+    host.mkdir(STATE, 0o755)
+    content = json.dumps(codec.encode(memory._replace(notes=()))).encode() + b"\n"
+    try:
+        if host.read(PATH, cap=_CAP, follow=False) == content:
+            return  # nothing to write while nothing happens
+    except NotFound:
+        host.replace(PATH, content, mode=0o600, like=False)
+        return
+    host.replace(PATH, content, mode=0o600, like=False)
+
+
+# -- who gets in
+
+
+def baseline(memory: Memory) -> dict[tuple[str, Family], Ranges]:
+    return {(way.interface, way.family): way.held for way in memory.ways if way.held}
+
+
+def observe_baseline(
+    memory: Memory, sets: Mapping[tuple[str, Family], Ranges], boot: float, after: float
+) -> Memory:
+    """Takes in who gets in now; a set that is not empty and has held `after` seconds becomes the baseline."""
+    ways = {(way.interface, way.family): way for way in memory.ways}
+    for key, ranges in sets.items():
+        way = ways.get(key, Way(*key))
+        if way.seen != ranges:
+            way = way._replace(seen=ranges, since=boot)
+        if ranges and boot - way.since >= after:
+            way = way._replace(held=ranges)
+        ways[key] = way
+    return memory._replace(ways=tuple(ways.values()))
+
+
+def baseline_due(memory: Memory, boot: float, after: float) -> Optional[float]:
+    """Seconds until the next set has held long enough to become the baseline; None: nothing waits."""
+    waits = [way.since + after - boot for way in memory.ways if way.seen and way.seen != way.held]
+    return max(0.1, min(waits)) if waits else None
+
+
+
+
+# -- the verdict, and how long it has held
+
+
+def verdict(memory: Memory, *, unhealthy: bool, boot: float) -> Memory:
+    if not unhealthy:
+        return memory._replace(unhealthy_since=-1.0, silenced=memory.silenced)
+    return memory if memory.unhealthy_since >= 0 else memory._replace(unhealthy_since=boot)
+
+
+def unhealthy_for(memory: Memory, boot: float) -> float:
+    return boot - memory.unhealthy_since if memory.unhealthy_since >= 0 else 0.0
+
+
+# -- attempts and the circuit
+
+
+def _of(memory: Memory, fault: str) -> Attempts:
+    return next((item for item in memory.attempts if item.fault == fault), Attempts(fault))
+
+
+def _put(memory: Memory, item: Attempts) -> Memory:
+    others = tuple(other for other in memory.attempts if other.fault != item.fault)
+    return memory._replace(attempts=(*others, item)[-_FAULTS:])
+
+
+def may_attempt(memory: Memory, fault: str, boot: float) -> Optional[Tripped]:
+    """Why the circuit holds a repair back, or None."""
+    item = _of(memory, fault)
+    if boot >= item.until:
+        return None
+    who = f", reverted by {', '.join(item.by)}" if item.by else ", and it did not last"
+    return Tripped(f"repaired {len(item.times)} times{who}: left alone for {item.until - boot:.0f} s", item.until - boot)
+
+
+def attempted(memory: Memory, fault: str, config: Config, boot: float, by: tuple[str, ...] = ()) -> Memory:
+    """Counts an attempt; the one that fills the window opens the circuit, for twice as long each time in a row."""
+    item = _of(memory, fault)
+    quiet = item.times and boot - item.times[-1] > 4 * config.repair_window
+    recent = tuple(t for t in item.times if boot - t < config.repair_window)
+    item = item._replace(times=(*recent, boot), trips=0 if quiet else item.trips, by=tuple(dict.fromkeys(by))[-4:])
+    if len(item.times) >= config.repair_max_attempts:
+        back_off = min(_LONGEST, config.repair_window * 2**item.trips)
+        item = item._replace(until=boot + back_off, trips=min(item.trips + 1, 20))
+    return _put(memory, item)
+
+
+def rearm(memory: Memory) -> Memory:
+    """The configuration changed: every circuit is closed again."""
+    return memory._replace(attempts=())
+
+
+# -- what a person said
+
+
+def silence(memory: Memory, fault: str) -> Memory:
+    others = tuple(item for item in memory.silenced if item.fault != fault)
+    return memory._replace(silenced=(*others, Silence(fault))[-_FAULTS:])
+
+
+def hear(memory: Memory, fingerprints: Mapping[str, str]) -> Memory:
+    """Holds the silenced faults against what is seen now: one that changed, or is gone, is silenced no more.
+
+    `fingerprints`: of each critical fault of this look.
+    """
+    kept = []
+    for item in memory.silenced:
+        now = fingerprints.get(item.fault)
+        if now is not None and item.fingerprint in ("", now):
+            kept.append(item._replace(fingerprint=now))
+    return memory._replace(silenced=tuple(kept))
+
+
+def is_silenced(memory: Memory, fault: str) -> bool:
+    return any(item.fault == fault for item in memory.silenced)
+
+
+def pause(memory: Memory, clock: Clock, seconds: float) -> Memory:
+    return memory._replace(paused_wall=clock.wall + seconds, paused_boot=clock.boot + seconds, paused_for=seconds)
+
+
+def paused(memory: Memory, clock: Clock) -> float:
+    """Seconds that the pause has still to go; 0: none."""
+    if memory.paused_boot:
+        return max(0.0, memory.paused_boot - clock.boot)
+    # After a reboot only the wall clock knows; one that jumped back must not make it longer than it was asked for.
+    return min(memory.paused_for, max(0.0, memory.paused_wall - clock.wall))
+
+
+def resume(memory: Memory) -> Memory:
+    return memory._replace(paused_wall=0.0, paused_boot=0.0, paused_for=0.0, silenced=(), attempts=())
+
+
+def shown(memory: Memory, clock: Clock) -> dict[str, str]:
+    """What `status` says of it, by fault (`pause` for the whole)."""
+    found: dict[str, str] = {}
+    if paused(memory, clock):
+        found["pause"] = f"no repairs for another {paused(memory, clock):.0f} s"
+    for item in memory.attempts:
+        tripped = may_attempt(memory, item.fault, clock.boot)
+        if tripped:
+            found[item.fault] = tripped.why
+    for silenced in memory.silenced:
+        found[silenced.fault] = "left alone: its repair was undone by hand"
+    return found
+
+
+# -- sshd's configuration
+
+
+def known_good(memory: Memory) -> dict[str, bytes]:
+    return dict(memory.good.files)
+
+
+def learn_known_good(
+    memory: Memory, files: Mapping[str, bytes], *, hashes: tuple[tuple[str, str], ...], sockets: tuple[int, ...]
+) -> Memory:
+    return memory._replace(good=Good(tuple(sorted(files.items())), hashes, sockets))

@@ -1,0 +1,303 @@
+"""The pass: observe → diagnose → plan → repair → observe again → publish. The daemon's worker and the commands make the same.
+
+    look      the facts, the analysis, the verdict
+    mend      while something critical has an untried rung: apply, look again, keep it if the fault is gone, else undo
+    finish    what is remembered (baseline, known-good configuration, attempts), and what is published
+
+The kernel is the judge: a rung has helped when the next look does not find its fault any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Optional
+
+from . import diagnose, document, learn, memory, plan, policy, publish
+from .assessment import Assessment
+from .config import Config
+from .facts import Facts
+from .host import Host, HostError
+from .memory import Clock, Memory
+from .model import AgentError, Seen, Severity
+from .observe import instance, observe, question, rulesets
+from .reach import analyse, wrappers
+from .reach.question import Reach
+from .reach.ruleset import Family, Ruleset
+from .repair import execute, records
+from .repair.records import Record, State
+from .repair.work import Busy, StepFailed
+from .status import Document
+from .steps import Ladder, Rung, commands
+
+
+class Look(NamedTuple):
+    """One look at the machine, and what it means."""
+
+    facts: Facts
+    ruleset: Optional[Ruleset]
+    rehearse: Callable[[Ruleset], Reach]
+    assessment: Assessment
+
+
+class Done(NamedTuple):
+    """What came of a pass. `advice`: fault -> what was or would be done, or why nothing is."""
+
+    look: Look
+    memory: Memory
+    records: tuple[Record, ...] = ()
+    advice: dict[str, str] = {}
+    again: Optional[float] = None  # seconds until another pass is wanted
+    notes: tuple[str, ...] = ()
+
+
+def look(host: Host, config: Config, remembered: Memory, *, probe: bool = True) -> Look:
+    """Observes and diagnoses. Changes nothing."""
+    facts = observe(host, config, probe=probe)
+    asked = question.ask(facts, config)
+    decisions = _wrappers(facts, asked.port)
+    ruleset: Optional[Ruleset] = None
+    reach = Reach((), asked.unseen)
+    if isinstance(facts.ruleset, Seen):
+        reach, ruleset = rulesets.resolve(host, asked, facts.ruleset.value, decisions)
+
+    def rehearse(changed: Ruleset) -> Reach:
+        return analyse(asked, changed, decisions)
+
+    baseline = memory.baseline(remembered)
+    return Look(facts, ruleset, rehearse, diagnose.diagnose(facts, reach, config, baseline=baseline))
+
+
+def _wrappers(facts: Facts, port: int) -> Any:
+    """libwrap's decisions, where this sshd asks it. Unseen files decide nothing: the finding says so."""
+    if diagnose.seen(facts.wrappers.linked) is not True:
+        return None
+    allow, deny = diagnose.seen(facts.wrappers.allow), diagnose.seen(facts.wrappers.deny)
+    tables = wrappers.parse(allow, deny)
+    return {family: wrappers.evaluate(tables, family=family, port=port) for family in Family}
+
+
+def ladders(host: Host, config: Config, remembered: Memory, now: Look, *, allow_disable: bool) -> tuple[Ladder, ...]:
+    """What could mend what is wrong."""
+    good = memory.known_good(remembered)
+    situation = plan.Situation(
+        now.facts, now.assessment, config, now.ruleset, now.rehearse,
+        known_good=good, current=learn.sshd_files(host, now.facts), allow_disable=allow_disable,
+    )  # fmt: skip
+    return plan.plan(situation)
+
+
+def mend(
+    host: Host,
+    config: Config,
+    remembered: Memory,
+    first: Look,
+    *,
+    actor: str,
+    allow_disable: bool,
+    busy: Busy,
+    stopping: Callable[[], bool] = lambda: False,
+    by: tuple[str, ...] = (),
+) -> Done:
+    """Climbs the ladders, one rung at a time, until nothing critical has an untried rung.
+
+    `by` names who changed the rules last: where a repair is reverted again and again, the finding says so.
+    """
+    now, made, advice = first, [], {}
+    tried: set[tuple[str, str]] = set()
+    again: Optional[float] = None
+    while not stopping():
+        chosen: Optional[tuple[Ladder, Rung]] = None
+        for ladder in ladders(host, config, remembered, now, allow_disable=allow_disable):
+            fault = ladder.finding.fault
+            rung = next((r for r in ladder.rungs if (fault, r.name) not in tried), None)
+            hold = policy.hold(config, remembered, ladder.finding, now.facts, clock=_clock(host), actor=actor)
+            if rung and not hold and not chosen:
+                chosen = ladder, rung
+            elif hold:
+                advice[fault] = hold.why
+                again = hold.seconds if again is None or hold.seconds and hold.seconds < again else again
+            elif not rung:
+                advice[fault] = advice.get(fault) or ladder.withheld or "what the agent tried did not help"
+        if not chosen:
+            break
+        ladder, rung = chosen
+        tried.add((ladder.finding.fault, rung.name))
+        remembered = memory.attempted(remembered, ladder.finding.fault, config, host.monotonic(), by)
+        memory.save(host, remembered)
+        record, now, said = _attempt(host, config, remembered, ladder, rung, now, actor=actor, busy=busy)
+        advice[ladder.finding.fault] = said
+        made += [record] if record else []
+    return Done(now, remembered, tuple(made), advice, again)
+
+
+def _attempt(
+    host: Host, config: Config, remembered: Memory, ladder: Ladder, rung: Rung, before: Look, *, actor: str, busy: Busy
+) -> tuple[Optional[Record], Look, str]:
+    """One rung: made, judged by a new look, kept or undone. Gives its record, the machine after it, and what to say."""
+    finding = ladder.finding
+    typed: list[str] = []
+    try:
+        record = execute.apply(host, rung, finding=finding, actor=actor, note=typed.append, busy=busy)
+    except StepFailed as error:
+        return None, look(host, config, remembered), f"{rung.name}: {error}; taken back"
+    after = look(host, config, remembered)
+    if finding.fault not in _critical(after.assessment):
+        record = execute.close(host, record, State.VERIFIED)
+        return record, after, f"mended by {rung.name}: " + "; ".join(typed)
+    undone = execute.undo(host, record, reason="it did not help", busy=busy)
+    return undone.record, look(host, config, remembered), f"{rung.name} did not help and was taken back"
+
+
+def _clock(host: Host) -> Clock:
+    return Clock(host.now(), host.monotonic())
+
+
+def _critical(assessment: Assessment) -> frozenset[str]:
+    return frozenset(f.fault for f in assessment.findings if f.severity is Severity.CRITICAL)
+
+
+# -- the commands
+
+
+def check(host: Host, config: Config) -> Document:
+    """One look that changes nothing, not even what the agent remembers."""
+    started = host.monotonic()
+    remembered = recall(host)
+    now = look(host, config, remembered)
+    advice = {
+        ladder.finding.fault: _would(ladder) for ladder in ladders(host, config, remembered, now, allow_disable=False)
+    }
+    return published(host, config, Done(now, remembered, advice=advice), started, document.Agent())
+
+
+def repair(host: Host, config: Config, *, dry_run: bool, allow_disable: bool) -> Document:
+    """One pass that repairs. Raises execute.Busy where another agent does."""
+    started = host.monotonic()
+    if dry_run:
+        remembered = recall(host)
+        now = look(host, config, remembered)
+        found = ladders(host, config, remembered, now, allow_disable=allow_disable)
+        advice = {ladder.finding.fault: _would(ladder) for ladder in found}
+        made = published(host, config, Done(now, remembered, advice=advice), started, document.Agent())
+        return {**made, "would": [_rehearsed(ladder) for ladder in found]}
+    with execute.lock(host):
+        notes = recover(host)
+        remembered = recall(host)
+        now = look(host, config, remembered)
+        done = mend(host, config, remembered, now, actor="command", allow_disable=allow_disable, busy=_nobody)
+        keep(host, done)
+    made = published(host, config, done._replace(notes=notes), started, document.Agent())
+    return made
+
+
+@contextlib.contextmanager
+def _nobody(seconds: float) -> Iterator[None]:
+    """No supervisor waits for a command."""
+    yield
+
+
+def _would(ladder: Ladder) -> str:
+    if not ladder.rungs:
+        return ladder.withheld
+    return "would: " + "; ".join(line for step in ladder.rungs[0].steps for line in commands(step))
+
+
+def _rehearsed(ladder: Ladder) -> Document:
+    return {
+        "finding": ladder.finding.id,
+        "summary": ladder.finding.summary,
+        "withheld": ladder.withheld,
+        "rungs": [
+            {"name": r.name, "why": r.why, "commands": [line for step in r.steps for line in commands(step)]}
+            for r in ladder.rungs
+        ],
+    }
+
+
+def would_do(made: Document) -> str:
+    """What `repair --dry-run` prints: commands that a person could type, in order."""
+    lines = []
+    for item in made["would"]:
+        lines.append(f"# {item['finding']}: {item['summary']}")
+        if not item["rungs"]:
+            lines.append(f"# nothing is done: {item['withheld']}")
+        for number, rung in enumerate(item["rungs"]):
+            lines.append(f"# {'otherwise, ' if number else ''}{rung['why']}")
+            lines += [line if not number else f"#   {line}" for line in rung["commands"]]
+    return "\n".join(lines or ["# nothing to repair"]) + "\n"
+
+
+# -- what is kept
+
+
+def recall(host: Host) -> Memory:
+    return memory.load(host, identity(host))
+
+
+def identity(host: Host) -> str:
+    """Which instance this is; what cannot be told is one instance for ever."""
+    try:
+        return diagnose.seen(instance.identity(host)) or "unknown"
+    except HostError:
+        return "unknown"
+
+
+def recover(host: Host) -> tuple[str, ...]:
+    """Changes that a crash left unverified are rolled back before anything else is looked at."""
+    notes: list[str] = []
+    for record in execute.recover(host, note=notes.append):
+        notes.append(f"{record.id} ({record.finding}) was rolled back: the agent ended before it was verified")
+    return tuple(notes)
+
+
+def keep(host: Host, done: Done) -> None:
+    """What is remembered, and the history of what was done. Raises HostError where the memory cannot be written."""
+    memory.save(host, done.memory)
+    for record in done.records:
+        text = f"{record.fault}: {record.rung}, {record.state.value}" + (
+            f" ({record.notes[-1]})" if record.notes else ""
+        )
+        event = {"time": publish.stamp(record.closed or record.time), "kind": "repair", "id": record.id, "text": text}
+        with contextlib.suppress(HostError):  # a full disk keeps no history, and stops no repair
+            publish.remember(host, event)
+
+
+def shown_repairs(host: Host) -> Iterator[dict[str, Any]]:
+    """The latest changes as `status` shows them, newest first."""
+    for record in records.all(host, most=10):
+        yield {
+            "id": record.id,
+            "time": publish.stamp(record.time),
+            "finding": record.finding,
+            "outcome": record.state.value,
+            "rung": record.rung,
+            "seconds": round(max(0.0, record.closed - record.time), 3),
+            "commands": [line for step in record.steps for line in commands(step)],
+            "notes": list(record.notes),
+            "actor": record.actor,
+        }
+
+
+def published(host: Host, config: Config, done: Done, started: float, agent: document.Agent) -> Document:
+    """The status document of a pass."""
+    notes = done.notes
+    try:
+        repairs = tuple(shown_repairs(host))
+    except AgentError as error:
+        repairs, notes = (), (*notes, f"the records of repairs cannot be read: {error}")
+    now = host.now()
+    return document.build(
+        done.look.facts,
+        done.look.assessment,
+        agent=agent._replace(pass_ms=round((host.monotonic() - started) * 1000)),
+        repairs=repairs,
+        advice=done.advice,
+        circuit=memory.shown(done.memory, _clock(host)),
+        notes=(*notes, *document.unseen(done.look.facts)),
+        report=learn.report(host, config),
+        instance=learn.instance(done.look.facts),
+        baseline=memory.baseline(done.memory),
+        updated=publish.stamp(now),
+        valid_until=publish.stamp(now + 2 * config.watch_interval + 60),
+    )

@@ -1,0 +1,69 @@
+"""Self-withdrawal: once the ruleset is healthy without a rule of the agent's, the rule is taken out again.
+
+The model is asked first: the ruleset without the rule must leave nobody out who got in before. Openings through an owner
+(ufw, firewalld) are the owner's from then on and stay.
+"""
+
+from __future__ import annotations
+
+from . import diagnose, memory, passes
+from .config import Config
+from .host import Host
+from .model import AgentError, Seen
+from .passes import Done
+from .reach.ruleset import Rule, Ruleset
+from .repair import execute, records
+from .repair.records import Record, State
+from .steps import Insert
+
+_QUIET = 3.0  # seconds since the repair: what made it needed may still be at work
+
+
+def idle_openings(host: Host, config: Config, done: Done) -> Done:
+    """Takes back each opening that is needed no more; at most one a pass, since each changes what the next hangs on."""
+    ruleset = done.look.ruleset
+    if ruleset is None or config.repair_mode != "repair" or isinstance(done.look.facts.machine.busy, Seen) and done.look.facts.machine.busy.value:
+        return done
+    for record in records.all(host, most=records.KEEP):
+        if not _standing_opening(record, ruleset) or host.now() - record.closed < _QUIET:
+            continue
+        without = _without(ruleset, record.id)
+        reach = done.look.rehearse(without)
+        baseline = memory.baseline(done.memory)
+        verdict = diagnose.diagnose(done.look.facts, reach, config, baseline=baseline)
+        if verdict.gaps or not verdict.reach.answers:
+            continue
+        try:
+            undone = execute.undo(host, record, reason="withdrawn: SSH is reachable without it")
+        except AgentError as error:
+            return done._replace(notes=(*done.notes, f"{record.id} is needed no more, but stays: {error}"))
+        return done._replace(
+            look=passes.look(host, config, done.memory, probe=False), records=(undone.record,), again=1.0
+        )
+    return done
+
+
+def _standing_opening(record: Record, ruleset: Ruleset) -> bool:
+    if record.state is not State.VERIFIED or not record.steps:
+        return False
+    return all(isinstance(step, Insert) for step in record.steps) and any(
+        _ours(rule, record.id) for table in ruleset.tables for chain in table.chains.values() for rule in chain.rules
+    )
+
+
+def _ours(rule: Rule, change: str) -> bool:
+    return f"ec2ssh-agent:{change}" in rule.text
+
+
+def _without(ruleset: Ruleset, change: str) -> Ruleset:
+    return Ruleset(
+        tuple(
+            table._replace(
+                chains={
+                    name: chain._replace(rules=tuple(rule for rule in chain.rules if not _ours(rule, change)))
+                    for name, chain in table.chains.items()
+                }
+            )
+            for table in ruleset.tables
+        )
+    )
