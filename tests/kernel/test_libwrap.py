@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+from ec2ssh_agent.host import Host
+from ec2ssh_agent.model import Seen
+from ec2ssh_agent.observe import wrappers as observe
 from ec2ssh_agent.reach import addresses, wrappers
 from ec2ssh_agent.reach.ruleset import Family
 
@@ -233,3 +236,106 @@ def test_random_triples(tmp_path: Path) -> None:
     assert not vague, f"{len(vague)} not told: {vague[0]!r}"
     print(f"{said.count(None)} of {len(queries)} hang on a lookup")
     assert said.count(None) < len(queries) / 2
+
+
+# -- the quirks, by name: (hosts.allow, hosts.deny, client, whether it gets in)
+
+DENY = b"ALL: ALL\n"
+LONG = b"# " + b"x" * 2046 + b"\n"
+QUIRKS: dict[str, tuple[Optional[bytes], Optional[bytes], str, bool]] = {
+    "no files": (None, None, "1.2.3.4", True),
+    "allow comes first": (b"sshd: 1.2.3.4\n", DENY, "1.2.3.4", True),
+    "deny comes second": (b"sshd: 1.2.3.4\n", DENY, "1.2.3.5", False),
+    "no match grants": (b"", b"sshd: 1.2.3.4\n", "1.2.3.5", True),
+    "except in except": (b"ALL: 1. EXCEPT 1.2. EXCEPT 1.2.3.\n", DENY, "1.2.3.4", True),
+    "except": (b"ALL: 1. EXCEPT 1.2. EXCEPT 1.2.3.\n", DENY, "1.2.4.4", False),
+    "separators": (b"a,sshd\tb\r: 9.9.9.9,1.2.3.4\r\n", DENY, "1.2.3.4", True),
+    "case does not matter": (b"SsHd: aLl eXcEpT 9.9.9.9\n", DENY, "1.2.3.4", True),
+    "daemon wildcard": (b"s?h*: ALL\n", DENY, "1.2.3.4", True),
+    "daemon at server": (b"sshd@10.0.5.20: ALL\n", DENY, "1.2.3.4", True),
+    "daemon at another server": (b"sshd@10.0.5.21: ALL\n", DENY, "1.2.3.4", False),
+    "server port": (b"22: ALL\n", DENY, "1.2.3.4", True),
+    "another server port": (b"2222: ALL\n", DENY, "1.2.3.4", False),
+    "cidr": (b"ALL: 1.2.3.0/24\n", DENY, "1.2.3.4", True),
+    "dotted mask": (b"ALL: 1.2.0.0/255.255.0.0\n", DENY, "1.2.3.4", True),
+    "mask with holes": (b"ALL: 1.0.3.0/255.0.255.0\n", DENY, "1.77.3.4", True),
+    "prefix text": (b"ALL: 1.2.\n", DENY, "1.2.3.4", True),
+    "address wildcard": (b"ALL: 1.2.*\n", DENY, "1.2.3.4", True),
+    "half of everything": (b"ALL: 0.0.0.0/1\n", DENY, "1.2.3.4", True),
+    "dotted zero mask": (b"ALL: 0.0.0.0/0.0.0.0\n", DENY, "1.2.3.4", True),
+    "ipv6 network": (b"ALL: [2001:db8::]/32\n", DENY, "2001:db8::1", True),
+    "mapped client": (b"ALL: 1.2.3.4\n", DENY, "::ffff:1.2.3.4", True),
+    "mapped client is not ipv6": (b"ALL: [::]/0\n", DENY, "::ffff:1.2.3.4", False),
+    "zero length never": (b"ALL: 0.0.0.0/0\n", DENY, "1.2.3.4", False),
+    "all-ones mask never": (b"ALL: 1.2.3.4/255.255.255.255\n", DENY, "1.2.3.4", False),
+    "length 32": (b"ALL: 1.2.3.4/32\n", DENY, "1.2.3.4", True),
+    "host bits never": (b"ALL: 1.2.3.77/24\n", DENY, "1.2.3.77", False),
+    "short network never": (b"ALL: 1.2/16\n", DENY, "1.2.3.4", False),
+    "ipv6 without brackets never": (b"ALL: 2001:db8::1\n", DENY, "2001:db8::1", False),
+    "range never": (b"ALL: 1.2.3.1-1.2.3.9\n", DENY, "1.2.3.4", False),
+    "slash inside the brackets never": (b"ALL: [2001:db8::/32]\n", DENY, "2001:db8::1", False),
+    "no length is length 0": (b"ALL: [2001:db8::]/\n", DENY, "fd00::1", True),
+    "comment only in column 0": (b" # ALL: ALL\n", DENY, "1.2.3.4", True),
+    "comment": (b"# ALL: ALL\n", DENY, "1.2.3.4", False),
+    "the word ALL after a hash": (b"sshd: 9.9.9.9 # allow ALL\n", DENY, "1.2.3.4", True),
+    "comment with a backslash": (b"# x \\\nsshd: ALL\n", DENY, "1.2.3.4", False),
+    "continued line": (b"sshd: \\\nALL\n", DENY, "1.2.3.4", True),
+    "no final newline in hosts.allow": (b"sshd: ALL", DENY, "1.2.3.4", False),
+    "no final newline in hosts.deny": (b"", b"telnetd: 9.9.9.9", "1.2.3.4", False),
+    "allowed before that": (b"sshd: ALL\n", b"telnetd: 9.9.9.9", "1.2.3.4", True),
+    "long comment in hosts.allow": (LONG + b"sshd: ALL\n", DENY, "1.2.3.4", False),
+    "long comment in hosts.deny": (b"", LONG + b"telnetd: ALL\n", "1.2.3.4", False),
+    "a line of 2,047 characters": (b"#" * 2046 + b"\nsshd: ALL\n", DENY, "1.2.3.4", True),
+    "no colon": (b"sshd ALL\nsshd: 1.2.3.4\n", DENY, "1.2.3.4", True),
+    "bad option": (b"sshd: ALL: bogus\n", DENY, "1.2.3.4", False),
+    "empty option": (b"sshd: ALL:\n", DENY, "1.2.3.4", False),
+    "trailing colon": (b"sshd: ALL: allow:\n", DENY, "1.2.3.4", False),
+    "bad option of a rule that does not match": (b"sshd: 9.9.9.9: bogus\n", b"", "1.2.3.4", True),
+    "allow must be last": (b"sshd: ALL: allow: nice\n", b"", "1.2.3.4", False),
+    "allow in hosts.deny": (b"", b"sshd: ALL: ALLOW\n", "1.2.3.4", True),
+    "deny in hosts.allow": (b"sshd: ALL: deny\n", b"", "1.2.3.4", False),
+    "spawn does not decide": (b"sshd: ALL: spawn /bin/false\n", DENY, "1.2.3.4", True),
+    "twist": (b"sshd: ALL: twist /bin/echo go away\n", b"", "1.2.3.4", False),
+    "a NUL ends the line's newline too": (b"sshd: ALL\0\n", b"", "1.2.3.4", True),
+    "octal network": (b"ALL: 010.0.0.0/8\n", DENY, "8.1.2.3", True),
+    "suffix text": (b"ALL: .2.3.4\n", DENY, "1.2.3.4", True),
+    "any user": (b"sshd: ALL@1.2.3.4\n", DENY, "1.2.3.4", True),
+}
+LOOKUPS_OF_ALL = (
+    "host.example.com",
+    ".example.com",
+    "@group",
+    "KNOWN",
+    "UNKNOWN",
+    "LOCAL",
+    "PARANOID",
+    "bob@ALL",
+    "/a",
+)
+
+
+def test_the_quirks_of_libwrap(tmp_path: Path) -> None:
+    queries = [Query(allow, deny, client) for allow, deny, client, _ in QUIRKS.values()]
+    answers = libwrap(tmp_path, queries)
+    for name, query, answer in zip(QUIRKS, queries, answers):
+        expected = QUIRKS[name][3]
+        assert (answer == "granted") == expected, f"{name}: libwrap says {answer}"
+        assert ours(query) == expected, f"{name}: {query!r}"
+
+
+def test_lookups_leave_it_open() -> None:
+    for token in LOOKUPS_OF_ALL:
+        assert ours(Query(f"sshd: {token}\n".encode(), DENY, "192.0.2.9")) is None, token
+
+
+def test_a_failing_aclexec_is_no_match(tmp_path: Path) -> None:
+    query = Query(b"sshd: ALL: aclexec /bin/false\n", DENY, "1.2.3.4")
+    assert libwrap(tmp_path, [query]) == ["refused"]
+    assert ours(query) is None
+
+
+def test_a_program_that_is_linked_with_libwrap(tmp_path: Path) -> None:
+    for path, program in (("usr/sbin/sshd", "/usr/bin/env"), ("usr/lib/openssh/sshd-session", "/usr/sbin/tcpd")):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(Path(program).read_bytes())
+    assert observe.collect(Host(str(tmp_path))).linked == Seen(True, "/usr/lib/openssh/sshd-session")

@@ -263,11 +263,12 @@ def _v6(text: str) -> Optional[int]:
 
 
 def _is_name(token: str) -> bool:
-    """Whether it may be a host's name: NOT_INADDR of tcpd.h, without what ends in a number (`1.2.3.4-1.2.3.9`).
-
-    No top-level domain is a number (RFC 3696, section 2).
+    """Whether it may be a host's name: NOT_INADDR of tcpd.h, without what no name is: no top-level domain is a number
+    (RFC 3696, section 2; `1.2.3.4-1.2.3.9`), and brackets and slashes are in none.
     """
-    return bool(token.strip("0123456789./")) and not token.rpartition(".")[2].isdecimal()
+    if not token.strip("0123456789./") or re.search(r"[\[\]/]", token):
+        return False
+    return not token.rpartition(".")[2].isdecimal()
 
 
 def _mapped(ranges: Ranges) -> Ranges:
