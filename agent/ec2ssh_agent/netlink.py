@@ -36,6 +36,7 @@ class Message(NamedTuple):
     type: int
     sequence: int
     body: bytes
+    flags: int = 0
 
 
 class Generation(NamedTuple):
@@ -78,10 +79,10 @@ def messages(data: bytes) -> Iterator[Message]:
     """The messages of one datagram."""
     at = 0
     while at + _HEADER.size <= len(data):
-        length, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
         if length < _HEADER.size:
             return
-        yield Message(kind, sequence, data[at + _HEADER.size : at + length])
+        yield Message(kind, sequence, data[at + _HEADER.size : at + length], flags)
         at += (length + 3) & ~3
 
 

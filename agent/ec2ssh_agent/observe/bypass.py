@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..host import Host, HostError, NotFound
 from ..model import Fact, Seen, Unseen
-from .netlink import Message, attributes, dump, text, translate
+from ..netlink import Message
+from .dumps import attributes, dump, text, translate
 from .network import Hardware, read_links
 
 Found = tuple[str, str]  # interface or "", what
@@ -83,9 +84,9 @@ def _on_links(links: tuple[Hardware, ...]) -> Iterator[Found]:
 def qdiscs(messages: Iterable[Message]) -> Iterator[tuple[int, int]]:
     """Of RTM_NEWQDISC messages (interface index, parent) where filters may hang that see every packet."""
     for message in messages:
-        if message.kind == _NEWQDISC and len(message.payload) >= _TC.size:
-            index = _TC.unpack_from(message.payload)[1]
-            kind = text(attributes(message.payload, _TC.size).get(1, b""))
+        if message.type == _NEWQDISC and len(message.body) >= _TC.size:
+            index = _TC.unpack_from(message.body)[1]
+            kind = text(attributes(message.body, _TC.size).get(1, b""))
             if kind == "clsact":
                 yield index, _CLSACT_INGRESS
                 yield index, _CLSACT_EGRESS
@@ -96,8 +97,8 @@ def qdiscs(messages: Iterable[Message]) -> Iterator[tuple[int, int]]:
 def filters(messages: Iterable[Message]) -> Iterator[str]:
     """The kinds of the filters: bpf, flower, u32, ..."""
     for message in messages:
-        if message.kind == _NEWTFILTER and len(message.payload) >= _TC.size:
-            yield text(attributes(message.payload, _TC.size).get(1, b"")) or "filter"
+        if message.type == _NEWTFILTER and len(message.body) >= _TC.size:
+            yield text(attributes(message.body, _TC.size).get(1, b"")) or "filter"
 
 
 # -- cgroups
@@ -166,10 +167,10 @@ def attached(target: int, attach_type: int, query_flags: int = 0) -> int:
 def policies(messages: Iterable[Message]) -> Iterator[Found]:
     """One ("", "xfrm") for each policy that may concern TCP to or from this host, and demands or blocks something."""
     for message in messages:
-        if len(message.payload) < _POLICY_SIZE:
+        if len(message.body) < _POLICY_SIZE:
             continue
-        direction, action = message.payload[_POLICY_DIRECTION], message.payload[_POLICY_DIRECTION + 1]
-        protocol = message.payload[44]
-        demands = bool(attributes(message.payload, _POLICY_SIZE).get(_TEMPLATES))
+        direction, action = message.body[_POLICY_DIRECTION], message.body[_POLICY_DIRECTION + 1]
+        protocol = message.body[44]
+        demands = bool(attributes(message.body, _POLICY_SIZE).get(_TEMPLATES))
         if direction < 2 and protocol in (0, socket.IPPROTO_TCP) and (action != 0 or demands):
             yield "", "xfrm"

@@ -13,9 +13,10 @@ from typing import NamedTuple, Optional
 from ..facts import Address, Interface, Network
 from ..host import Host, HostError, NotFound
 from ..model import Fact, Seen, Unseen
+from ..netlink import Message
 from ..reach.question import Route, RoutingRule
 from ..reach.ruleset import Family
-from .netlink import Message, attributes, dump, number, text
+from .dumps import attributes, dump, number, text
 
 _GETLINK, _GETADDR, _GETROUTE, _GETRULE, _GETNEXTHOP = 18, 22, 26, 34, 106
 _NEWLINK, _NEWADDR, _NEWROUTE, _NEWRULE, _NEWNEXTHOP = 16, 20, 24, 32, 104
@@ -45,10 +46,10 @@ def links(messages: Iterable[Message]) -> tuple[Hardware, ...]:
     """RTM_NEWLINK messages. `rp_filter` is the interface's own value here."""
     found = []
     for message in messages:
-        if message.kind != _NEWLINK or len(message.payload) < _LINK.size:
+        if message.type != _NEWLINK or len(message.body) < _LINK.size:
             continue
-        _, _, index, flags, _ = _LINK.unpack_from(message.payload)
-        given = attributes(message.payload, _LINK.size)
+        _, _, index, flags, _ = _LINK.unpack_from(message.body)
+        given = attributes(message.body, _LINK.size)
         kind = text(attributes(given.get(18, b"")).get(1, b""))
         configured = attributes(attributes(given.get(26, b"")).get(socket.AF_INET, b"")).get(1, b"")
         own = configured[4 * (_RP_FILTER - 1) : 4 * _RP_FILTER]
@@ -72,11 +73,11 @@ def addresses(messages: Iterable[Message]) -> tuple[tuple[int, Address], ...]:
     """RTM_NEWADDR messages: (index of the interface, address)."""
     found = []
     for message in messages:
-        if message.kind != _NEWADDR or len(message.payload) < _ADDRESS.size:
+        if message.type != _NEWADDR or len(message.body) < _ADDRESS.size:
             continue
-        number_of_family, prefix, flags, scope, index = _ADDRESS.unpack_from(message.payload)
+        number_of_family, prefix, flags, scope, index = _ADDRESS.unpack_from(message.body)
         family = _FAMILIES.get(number_of_family)
-        given = attributes(message.payload, _ADDRESS.size)
+        given = attributes(message.body, _ADDRESS.size)
         raw = given.get(2) or given.get(1)  # IFA_LOCAL: on a point-to-point link IFA_ADDRESS is the peer's
         if family is None or not raw:
             continue
@@ -122,8 +123,8 @@ def nexthops(messages: Iterable[Message]) -> dict[int, tuple[int, ...]]:
     single: dict[int, tuple[int, ...]] = {}
     grouped: dict[int, list[int]] = {}
     for message in messages:
-        given = attributes(message.payload, 8)
-        if message.kind != _NEWNEXTHOP or 1 not in given:
+        given = attributes(message.body, 8)
+        if message.type != _NEWNEXTHOP or 1 not in given:
             continue
         if 2 in given:
             members = given[2]
@@ -140,13 +141,13 @@ def routes(
     """RTM_NEWROUTE messages; a multipath route is one Route a device. Dead ones and cached clones are left out."""
     found = []
     for message in messages:
-        if message.kind != _NEWROUTE or len(message.payload) < _ROUTE.size:
+        if message.type != _NEWROUTE or len(message.body) < _ROUTE.size:
             continue
-        kinds = _ROUTE.unpack_from(message.payload)
+        kinds = _ROUTE.unpack_from(message.body)
         family, length, table, kind, flags = _FAMILIES.get(kinds[0]), kinds[1], kinds[4], kinds[7], kinds[8]
         if family is None or flags & (_DEAD | _CLONED):
             continue
-        given = attributes(message.payload, _ROUTE.size)
+        given = attributes(message.body, _ROUTE.size)
         table = number(given[15]) if 15 in given else table
         metric = number(given.get(6, b""))
         destination = _network(family, given.get(1, b""), length)
@@ -160,14 +161,14 @@ def rules(messages: Iterable[Message]) -> tuple[RoutingRule, ...]:
     """RTM_NEWRULE messages, by family and priority. What a RoutingRule cannot say is named in `other`."""
     found = []
     for message in messages:
-        if message.kind != _NEWRULE or len(message.payload) < _ROUTE.size:
+        if message.type != _NEWRULE or len(message.body) < _ROUTE.size:
             continue
-        header = _ROUTE.unpack_from(message.payload)
+        header = _ROUTE.unpack_from(message.body)
         family = _FAMILIES.get(header[0])
         if family is None:
             continue  # multicast routing has rules of its own
         _, to_length, from_length, tos, table, _, _, action, flags = header
-        given = attributes(message.payload, _ROUTE.size)
+        given = attributes(message.body, _ROUTE.size)
         name = _RULE_ACTIONS.get(action, str(action))
         mark = number(given.get(10, b""))
         rule = RoutingRule(

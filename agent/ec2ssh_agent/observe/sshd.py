@@ -88,7 +88,9 @@ def collect(
     )
     return sshd._replace(
         banner=_banner(sshd, previous, probe),
-        reasons=journal.reasons(host, _unit_names(sshd)) if explain or _troubled(sshd) else Unseen("not asked"),
+        reasons=journal.reasons(host, _unit_names(sshd))
+        if explain or _troubled(sshd)
+        else Seen((), "not asked: sshd runs"),
     )
 
 
