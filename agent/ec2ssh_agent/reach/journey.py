@@ -150,15 +150,15 @@ class Journey:
 
     def _socket(self, flows: Flows) -> Flows:
         """Parts off the sources that meet no listener; the RST has to get out, too."""
-        out: Flows = {}
+        met: Flows = {}
         for state, sources in flows.items():
             address, port = state.nat or (self.local.address, self.question.port)
             if self._listens(address, port):
-                out.update(_next({state: sources}, inside=True))
+                met[state] = sources
                 continue
             key = self.notes.kernel("socket", f"nothing listens on port {port}")
             self._sent(packets.NO_LISTENER, state, [Rejection(Outcome.REFUSED, key, True, state, sources.all())])
-        return out
+        return _next(met, inside=True)
 
     def _listens(self, address: int, port: int) -> bool:
         family = self.local.family
