@@ -45,13 +45,14 @@ def collect(host: Host, control_groups: Iterable[str]) -> Fact[tuple[Found, ...]
     if not host.exists("/proc/sys/net"):
         return Unseen("no network of a running kernel")
     looks: tuple[tuple[str, Callable[[], Iterable[Found]]], ...] = (
-        ("links", lambda: _on_links(read_links())),
+        ("XDP and tc", lambda: _on_links(read_links())),
+        ("tcx", lambda: _tcx(read_links())),
         ("cgroup BPF", lambda: _on_groups(host, control_groups)),
         ("XFRM", lambda: policies(dump(_XFRM, _GETPOLICY, b"\0" * 64))),
     )
     for name, look in looks:
         try:
-            found += look()
+            found += tuple(look())
         except NotFound:
             continue  # this kernel has nothing of the kind
         except HostError as error:
@@ -73,12 +74,13 @@ def _on_links(links: tuple[Hardware, ...]) -> Iterator[Found]:
     for index, parent in parents:
         for kind in filters(dump(socket.NETLINK_ROUTE, _GETTFILTER, _TC.pack(0, index, 0, parent, 0))):
             yield names.get(index, ""), f"tc-{kind}"
-    for index, name in names.items():
-        try:
-            if any(attached(index, kind) for kind in _TCX):
-                yield name, "tc-bpf"
-        except NotFound:
-            return  # a kernel before 6.6
+
+
+def _tcx(links: tuple[Hardware, ...]) -> Iterator[Found]:
+    """tc's BPF programs by links, which no dump shows. Kernels before 6.6 have none: NotFound."""
+    for link in links:
+        if any(attached(link.interface.index, kind) for kind in _TCX):
+            yield link.interface.name, "tc-bpf"
 
 
 def qdiscs(messages: Iterable[Message]) -> Iterator[tuple[int, int]]:
