@@ -286,9 +286,10 @@ def tcp_option(body: dict[str, object]) -> Key:
     return unknown(f"tcp option {name or kind} {text_of(body.get('field'))}", (*_TCP, Test(selector, ((1, 1),))))
 
 
-def headers(body: dict[str, object]) -> Key:
-    """IPv6 extension headers, IP options, SCTP chunks: the packets asked about have none."""
-    return absent() if "field" in body else _constant(0, BOOLEAN)
+def headers(kind: str, body: dict[str, object]) -> Key:
+    """IPv6 extension headers and IP options: the packets asked about have none (nft_exthdr.c)."""
+    requires = _V6 if kind == "exthdr" else _V4
+    return absent(requires) if "field" in body else _constant(0, BOOLEAN, requires)
 
 
 # -- values
