@@ -256,7 +256,8 @@ class View:
 
     def _connection(self) -> dict[Field, Value]:
         scene, packet, state = self.scene, self.packet, self.state
-        status = 32 if state.nat else 0
+        # A translation that changes nothing leaves no trace (nf_nat_setup_info).
+        status = 32 if state.nat not in (None, (scene.local.address, scene.port)) else 0
         if state.track == ESTABLISHED:
             # SEEN_REPLY and CONFIRMED; the client's first ACK makes it ASSURED (nf_conntrack_proto_tcp.c).
             status |= 10 if packet.flags in (18, 20) else 14
