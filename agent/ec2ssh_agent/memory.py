@@ -1,12 +1,13 @@
 """What passes hand to each other: /var/lib/ec2ssh-agent/state.json.
 
-It belongs to one instance: an image that is started elsewhere begins afresh. Spans are measured with the clock since boot,
-which does not jump; what is counted by it is forgotten at the next boot (a reboot is a new chance), but for `pause`, which
-is kept by the wall clock too. All functions but `load` and `save` are pure: they give a new Memory.
+It belongs to one instance: an image that is started elsewhere begins afresh. Spans are measured with the clock since
+boot, which does not jump; what is counted by it is forgotten at the next boot (a reboot is a new chance), but for
+`pause`, which is kept by the wall clock too. All functions but `load` and `save` are pure: they give a new Memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import stat
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import NamedTuple, Optional
 
 from . import codec
 from .config import Config
-from .host import Host, HostError, NotFound
+from .host import Host, HostError, NotFound, TooLarge
 from .reach.ruleset import Family, Ranges
 
 STATE = "/var/lib/ec2ssh-agent"
@@ -91,10 +92,9 @@ def load(host: Host, identity: str) -> Memory:
     boot_id = host.read(_BOOT_ID).decode("ascii", "replace").strip()
     fresh = Memory(identity, boot_id)
     try:
-        status = host.stat(PATH, follow=False)
-        if status is None:
+        if not host.exists(PATH):
             return fresh
-        if not status.regular or status.uid != 0 or stat.S_IMODE(status.mode) & 0o022:
+        if not _trusted(host):
             return fresh._replace(notes=(f"{PATH}: others than root can write it; begun afresh",))
         kept = codec.decode(Memory, json.loads(host.read(PATH, cap=_CAP, follow=False)))
     except NotFound:
@@ -104,6 +104,15 @@ def load(host: Host, identity: str) -> Memory:
     if kept.identity != identity:
         return fresh._replace(notes=("another instance than before: its baseline and state are forgotten",))
     return kept._replace(notes=()) if kept.boot_id == boot_id else _after_boot(kept, boot_id)
+
+
+def _trusted(host: Host) -> bool:
+    """Whether the file is root's alone; it may have been put there to make the agent believe something."""
+    for path in (STATE, PATH):
+        status = host.stat(path, follow=False)
+        if status is None or status.symlink or status.uid != 0 or stat.S_IMODE(status.mode) & 0o022:
+            return False
+    return True
 
 
 def _after_boot(kept: Memory, boot_id: str) -> Memory:
@@ -120,15 +129,15 @@ def _after_boot(kept: Memory, boot_id: str) -> Memory:
 
 
 def save(host: Host, memory: Memory) -> None:
-    """Raises HostError."""
+    """Writes it where something changed; what cannot be trusted in its place is replaced. Raises HostError."""
     host.mkdir(STATE, 0o755)
     content = json.dumps(codec.encode(memory._replace(notes=()))).encode() + b"\n"
-    try:
-        if host.read(PATH, cap=_CAP, follow=False) == content:
-            return  # nothing to write while nothing happens
-    except NotFound:
-        host.replace(PATH, content, mode=0o600, like=False)
-        return
+    if _trusted(host):
+        with contextlib.suppress(TooLarge):
+            if host.read(PATH, cap=_CAP, follow=False) == content:
+                return
+    else:
+        host.remove(PATH)  # a symlink is not written through
     host.replace(PATH, content, mode=0o600, like=False)
 
 
@@ -139,9 +148,7 @@ def baseline(memory: Memory) -> dict[tuple[str, Family], Ranges]:
     return {(way.interface, way.family): way.held for way in memory.ways if way.held}
 
 
-def observe_baseline(
-    memory: Memory, sets: Mapping[tuple[str, Family], Ranges], boot: float, after: float
-) -> Memory:
+def observe_baseline(memory: Memory, sets: Mapping[tuple[str, Family], Ranges], boot: float, after: float) -> Memory:
     """Takes in who gets in now; a set that is not empty and has held `after` seconds becomes the baseline."""
     ways = {(way.interface, way.family): way for way in memory.ways}
     for key, ranges in sets.items():
@@ -158,8 +165,6 @@ def baseline_due(memory: Memory, boot: float, after: float) -> Optional[float]:
     """Seconds until the next set has held long enough to become the baseline; None: nothing waits."""
     waits = [way.since + after - boot for way in memory.ways if way.seen and way.seen != way.held]
     return max(0.1, min(waits)) if waits else None
-
-
 
 
 # -- the verdict, and how long it has held
@@ -193,15 +198,18 @@ def may_attempt(memory: Memory, fault: str, boot: float) -> Optional[Tripped]:
     if boot >= item.until:
         return None
     who = f", reverted by {', '.join(item.by)}" if item.by else ", and it did not last"
-    return Tripped(f"repaired {len(item.times)} times{who}: left alone for {item.until - boot:.0f} s", item.until - boot)
+    return Tripped(
+        f"repaired {len(item.times)} times{who}: left alone for {item.until - boot:.0f} s", item.until - boot
+    )
 
 
 def attempted(memory: Memory, fault: str, config: Config, boot: float, by: tuple[str, ...] = ()) -> Memory:
     """Counts an attempt; the one that fills the window opens the circuit, for twice as long each time in a row."""
     item = _of(memory, fault)
-    quiet = item.times and boot - item.times[-1] > 4 * config.repair_window
-    recent = tuple(t for t in item.times if boot - t < config.repair_window)
-    item = item._replace(times=(*recent, boot), trips=0 if quiet else item.trips, by=tuple(dict.fromkeys(by))[-4:])
+    # Quiet is counted from the end of the back-off, which may be longer than any window.
+    quiet = item.times and boot - max(item.until, item.times[-1]) > 4 * config.repair_window
+    recent = (*(t for t in item.times if boot - t < config.repair_window), boot)[-config.repair_max_attempts :]
+    item = item._replace(times=recent, trips=0 if quiet else item.trips, by=tuple(dict.fromkeys(by))[-4:])
     if len(item.times) >= config.repair_max_attempts:
         back_off = min(_LONGEST, config.repair_window * 2**item.trips)
         item = item._replace(until=boot + back_off, trips=min(item.trips + 1, 20))
@@ -246,8 +254,9 @@ def paused(memory: Memory, clock: Clock) -> float:
     """Seconds that the pause has still to go; 0: none."""
     if memory.paused_boot:
         return max(0.0, memory.paused_boot - clock.boot)
-    # After a reboot only the wall clock knows; one that jumped back must not make it longer than it was asked for.
-    return min(memory.paused_for, max(0.0, memory.paused_wall - clock.wall))
+    # After a reboot only the wall clock knows. One that was set back must not make the pause longer than it was asked
+    # for, counted from this boot.
+    return max(0.0, min(memory.paused_for - clock.boot, memory.paused_wall - clock.wall))
 
 
 def resume(memory: Memory) -> Memory:
