@@ -1,4 +1,4 @@
-"""TCP wrappers: flavours, bounds on time, and what is read of the host. Debian's quirks: tests/kernel/test_libwrap.py."""
+"""TCP wrappers: flavours, bounds on time, what is read of the host. Debian's quirks: tests/kernel/test_libwrap.py."""
 
 from __future__ import annotations
 

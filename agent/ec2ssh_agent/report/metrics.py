@@ -9,12 +9,21 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from ..model import Health
 
 #: (label, value) pairs and the sample's value.
 _Sample = tuple[tuple[tuple[str, str], ...], float]
+
+
+class Family(NamedTuple):
+    """One metric. `kind`: gauge or counter. No two samples have the same labels."""
+
+    name: str
+    kind: str
+    text: str
+    samples: tuple[_Sample, ...]
 
 
 def seconds(text: Optional[str]) -> Optional[float]:
@@ -33,13 +42,17 @@ def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-def _family(name: str, kind: str, text: str, samples: Iterable[_Sample]) -> list[str]:
-    """The lines of one metric. Samples with the same labels would make the whole file invalid: the last one wins."""
-    unique = dict(samples)
-    lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"] if unique else []
-    for labels, value in unique.items():
+def _family(name: str, kind: str, text: str, samples: Iterable[_Sample]) -> list[Family]:
+    """Nothing where there is no sample. Of samples with the same labels, which would make a file invalid, the last."""
+    unique = tuple(dict(samples).items())
+    return [Family(name, kind, text, unique)] if unique else []
+
+
+def _lines(family: Family) -> list[str]:
+    lines = [f"# HELP {family.name} {family.text}", f"# TYPE {family.name} {family.kind}"]
+    for labels, value in family.samples:
         inside = ",".join(f'{label}="{_escape(content)}"' for label, content in labels)
-        lines.append(f"{name}{'{' + inside + '}' if inside else ''} {_number(value)}")
+        lines.append(f"{family.name}{'{' + inside + '}' if inside else ''} {_number(value)}")
     return lines
 
 
@@ -77,7 +90,7 @@ def _repairs(document: Mapping[str, Any]) -> list[_Sample]:
     ]
 
 
-def _reports(document: Mapping[str, Any]) -> list[str]:
+def _reports(document: Mapping[str, Any]) -> list[Family]:
     report = document.get("report") or {}
     if not report.get("url"):
         return []
@@ -93,14 +106,19 @@ def _reports(document: Mapping[str, Any]) -> list[str]:
 
 
 def render(document: Mapping[str, Any]) -> str:
-    """The metrics of a status document (contracts.md, "Status and reports"), whole or public."""
+    """The metrics file of a status document (contracts.md, "Status and reports"), whole or public."""
+    return "\n".join(line for family in families(document) for line in _lines(family)) + "\n"
+
+
+def families(document: Mapping[str, Any]) -> list[Family]:
+    """The metrics of a status document."""
     agent = document["agent"]
     health = [((("state", state.value),), float(document["health"] == state.value)) for state in Health]
     findings: list[_Sample] = [
         (tuple((key, finding[key]) for key in ("id", "severity", "symptom")), 1.0) for finding in document["findings"]
     ]
     listeners = document["ssh"].get("listeners")
-    lines = [
+    return [
         *_family("ec2ssh_agent_info", "gauge", "The agent.", [((("version", agent["version"]),), 1.0)]),
         *_family("ec2ssh_health", "gauge", "The health of SSH: 1 at the state that it is in.", health),
         *_family("ec2ssh_finding", "gauge", "What is wrong, one sample a finding.", findings),
@@ -118,4 +136,3 @@ def render(document: Mapping[str, Any]) -> str:
         *_family("ec2ssh_pass_seconds", "gauge", "How long the last pass took.", _single(agent["pass_ms"] / 1000)),
         *_reports(document),
     ]  # fmt: skip
-    return "\n".join(lines) + "\n"
