@@ -165,7 +165,8 @@ def _reach_command(arguments: argparse.Namespace) -> int:
     from . import reach_command
 
     document = reach_command.answer(_host(arguments), arguments, lambda: _config(arguments))
-    _say(document, arguments, "" if arguments.json else reach_command.render(document, **_page()))
+    # On one line: to indent a megabyte of prefixes takes longer than to find them.
+    sys.stdout.write(json.dumps(document) + "\n" if arguments.json else reach_command.render(document, **_page()))
     return reach_command.exit_status(document, arguments)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from . import reach, reach_files
@@ -11,14 +11,19 @@ from .config import Config
 from .host import Host
 from .model import UsageError
 from .reach import addresses
-from .reach.question import Question, Reach, Trace
+from .reach.question import Outcome, Question, Reach, Trace
 from .reach.ruleset import Family, Ruleset
 from .reach_files import Asked, Decisions
-from .reach_page import render
 
-__all__ = ["answer", "exit_status", "render"]
 
-Document = dict[str, Any]
+class Document(dict[str, Any]):
+    """The JSON document, and what it is made from, which the page shows. Without --json it is left empty: to write out
+    ten thousand rules' prefixes takes longer than all the rest.
+    """
+
+    reach: Reach
+    traces: tuple[Trace, ...]
+    live: bool
 
 
 def answer(host: Host, arguments: argparse.Namespace, config_of: Callable[[], Config]) -> Document:
@@ -26,16 +31,21 @@ def answer(host: Host, arguments: argparse.Namespace, config_of: Callable[[], Co
     if arguments.port is not None and not 0 < arguments.port < 65536:
         raise UsageError(f"--port {arguments.port} is not between 1 and 65535")
     sources = [_source(text) for text in arguments.__dict__["from"]]
-    if reach_files.named(arguments):
+    files = reach_files.named(arguments)
+    if files:
         asked = reach_files.ask(arguments)
     else:
         from . import reach_live
 
         asked = reach_live.ask(host, arguments, config_of())
-    found = Reach((), tuple(item for question in asked.questions for item in question.unseen))
-    if arguments.json or not sources:
-        found = _analysed(asked)
-    return reach.to_json(found, _traces(asked, sources))
+    unseen = tuple(item for question in asked.questions for item in question.unseen)
+    document = Document()
+    document.reach = _analysed(asked) if arguments.json or not sources else Reach((), unseen)
+    document.traces = _traces(asked, sources)
+    document.live = not files
+    if arguments.json:
+        document.update(reach.to_json(document.reach, document.traces))
+    return document
 
 
 def _source(text: str) -> tuple[Family, int]:
@@ -52,7 +62,7 @@ def _analysed(asked: Asked) -> Reach:
     )
 
 
-def _traces(asked: Asked, sources: list[tuple[Family, int]]) -> list[Trace]:
+def _traces(asked: Asked, sources: list[tuple[Family, int]]) -> tuple[Trace, ...]:
     traces: list[Trace] = []
     for family, address in sources:
         before = len(traces)
@@ -61,7 +71,7 @@ def _traces(asked: Asked, sources: list[tuple[Family, int]]) -> list[Trace]:
         if len(traces) == before:
             text = addresses.format_address(address, family)
             raise UsageError(f"--from {text}: there is no local {family.value} address that it could connect to")
-    return traces
+    return tuple(traces)
 
 
 def _traced(question: Question, ruleset: Ruleset, decisions: Decisions, *, family: Family, address: int) -> list[Trace]:
@@ -73,12 +83,24 @@ def _traced(question: Question, ruleset: Ruleset, decisions: Decisions, *, famil
     ]
 
 
-def exit_status(document: Mapping[str, Any], arguments: argparse.Namespace) -> int:
-    """contracts.md, "reach": with --from 0 all connected, 2 some certainly not, else 1; without, by who gets in."""
-    if document["from"]:
-        outcomes = {trace["outcome"] for trace in document["from"]}
-        return 0 if outcomes == {"connected"} else 2 if outcomes - {"connected", "uncertain"} else 1
-    if not document["answers"]:
+def render(document: Document, *, width: int, colour: bool) -> str:
+    from . import reach_page
+
+    return reach_page.render(document.reach, document.traces, width=width, colour=colour)
+
+
+def exit_status(document: Document, arguments: argparse.Namespace) -> int:
+    """With --from: 0 all connected, 2 some certainly not, else 1. Without: of files 0 somebody gets in, 1 perhaps, 2
+    nobody; live, as `check`: 0 somebody gets in on all ways in, 1 something is uncertain, shut or hidden, 2 nobody, 3
+    nothing could be judged.
+    """
+    if document.traces:
+        seen = {trace.outcome for trace in document.traces}
+        return 0 if seen == {Outcome.CONNECTED} else 2 if seen - {Outcome.CONNECTED, Outcome.UNCERTAIN} else 1
+    answers = document.reach.answers
+    if not answers:
         return 3
-    found = {outcome for item in document["answers"] for outcome, sources in item["sources"].items() if sources}
-    return 0 if "connected" in found else 1 if "uncertain" in found else 2
+    if not any(item.of(Outcome.CONNECTED) for item in answers):
+        return 1 if any(item.of(Outcome.UNCERTAIN) for item in answers) else 2
+    troubled = any(not item.of(Outcome.CONNECTED) or item.of(Outcome.UNCERTAIN) or item.nd.blocked for item in answers)
+    return 1 if document.live and troubled else 0

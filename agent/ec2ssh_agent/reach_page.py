@@ -1,47 +1,53 @@
 """How the answer of `reach` is shown to a person: who gets in, who does not and what they see, because of which rule.
 
 Martian sources (loopback, multicast, the host's own addresses) come last, in one line; they do not cut the ranges of
-the others into pieces here, as they do in the JSON.
+the others into pieces here, as they do in the JSON. Long lists are cut: this is a page, the JSON has all.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional
+from collections.abc import Iterable
+from typing import NamedTuple, Optional
 
 from .reach import addresses
+from .reach.question import Answer, Deciding, Outcome, Reach, Trace
 from .reach.ruleset import Family, Ranges
 from .status import printable
 
-_COLOUR = {"connected": "32", "uncertain": "33", "closed": "31", "timeout": "31", "refused": "31", "unreachable": "31"}
+_GREEN, _YELLOW, _RED = "32", "33", "31"
 _MEANING = {
-    "timeout": 'timeout ("Connection timed out")',
-    "refused": 'refused ("Connection refused")',
-    "unreachable": 'unreachable ("No route to host", or the like)',
-    "closed": "closed (connected, then ended without a banner)",
+    Outcome.TIMEOUT: 'timeout ("Connection timed out")',
+    Outcome.REFUSED: 'refused ("Connection refused")',
+    Outcome.UNREACHABLE: 'unreachable ("No route to host", or the like)',
+    Outcome.CLOSED: "closed (connected, then ended without a banner)",
 }
-_SHOWN = 6
-_REASONS = 4
+_SHOWN = 6  # prefixes of a row
+_REASONS = 4  # rules of a row
+_ROWS = 20  # of a section
 
 
 class _Row(NamedTuple):
     """Sources that the same rules decide in the same way."""
 
-    outcome: str
+    outcome: Outcome
     sources: Ranges
     limited: bool
-    possible: tuple[str, ...]
-    reasons: tuple[str, ...]
-    never: bool  # no rule had a say: a martian source
+    possible: tuple[Outcome, ...]
+    rules: list[Deciding]
+
+    @property
+    def martian(self) -> bool:
+        return all(rule.table is None and rule.text.startswith("martian") for rule in self.rules)
 
 
 class _Ink:
     def __init__(self, width: int, colour: bool) -> None:
         self.width, self.colour = max(width, 60), colour
 
-    def paint(self, text: str, outcome: str) -> str:
-        return f"\x1b[1;{_COLOUR[outcome]}m{text}\x1b[0m" if self.colour else text
+    def paint(self, text: str, outcome: Outcome) -> str:
+        colour = {Outcome.CONNECTED: _GREEN, Outcome.UNCERTAIN: _YELLOW}.get(outcome, _RED)
+        return f"\x1b[1;{colour}m{text}\x1b[0m" if self.colour else text
 
     def dim(self, text: str) -> str:
         return f"\x1b[2m{text}\x1b[0m" if self.colour else text
@@ -54,107 +60,118 @@ class _Ink:
         )
 
 
-def render(document: Mapping[str, Any], *, width: int, colour: bool) -> str:
+def render(reach: Reach, traces: tuple[Trace, ...], *, width: int, colour: bool) -> str:
     """`width` in columns. With paths only these, else the answers; then what could not be judged."""
     ink = _Ink(width, colour)
     lines: list[str] = []
-    for item in () if document["from"] else document["answers"]:
+    for item in () if traces else reach.answers:
         lines += _answer(item, ink)
-    for trace in document["from"]:
+    for trace in traces:
         lines += _trace(trace, ink)
-    for item in document["unseen"]:
-        where = f"{item['interface']} {item['family']}".strip()
-        lines += ink.fold(f"{where}: not judged: {item['reason']}")
+    for interface, family, reason in reach.unseen:
+        lines += ink.fold(f"{interface} {family.value}".strip() + f": not judged: {reason}")
     return "\n".join(lines or ["no external interface"]).rstrip("\n") + "\n"
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
-def _answer(item: Mapping[str, Any], ink: _Ink) -> list[str]:
-    family = Family(item["family"])
+def _answer(item: Answer, ink: _Ink) -> list[str]:
     rows = _rows(item)
-    martians = addresses.normal(pair for row in rows if row.never for pair in row.sources)
-    judged = [row for row in rows if not row.never]
-    lines = ink.fold(f"port {item['port']} of {_some(item['to'], 3)} on {item['interface']} ({item['family']})")
-    sections = (
-        ("gets in", [row for row in judged if row.outcome == "connected"]),
-        ("does not get in", [row for row in judged if row.outcome not in ("connected", "uncertain")]),
-        ("cannot be told from the rules", [row for row in judged if row.outcome == "uncertain"]),
-    )
-    rest = _rest(judged, family)
-    for title, chosen in sections:
-        if chosen or title == "gets in":
-            lines.append("  " + title + ("" if chosen else ": " + ink.paint("nobody", "timeout")))
-        for row in chosen:
-            who = (
-                "everybody" if len(judged) == 1 else "everybody else" if row is rest else _names(row, martians, family)
-            )
-            lines += _row(row, who, ink)
+    judged = [row for row in rows if not row.martian]
+    martians = addresses.normal(pair for row in rows if row.martian for pair in row.sources)
+    to = _some((addresses.format_address(address, item.family) for address in item.to), 3)
+    lines = ink.fold(f"port {item.port} of {to} on {item.interface} ({item.family.value})")
+    rest = _rest(judged, item.family)
+    shut = tuple(outcome for outcome in Outcome if outcome not in (Outcome.CONNECTED, Outcome.UNCERTAIN))
+    for title, outcomes in (
+        ("gets in", (Outcome.CONNECTED,)),
+        ("does not get in", shut),
+        ("cannot be told from the rules", (Outcome.UNCERTAIN,)),
+    ):
+        chosen = [row for row in judged if row.outcome in outcomes]
+        if not chosen and title == "gets in":
+            lines.append(f"  {title}: {ink.paint('nobody', Outcome.TIMEOUT)}")
+        elif chosen:
+            lines.append(f"  {title}")
+            lines += _section(chosen, rest, martians=martians, alone=len(judged) == 1, family=item.family, ink=ink)
     if martians:
-        never = _some(addresses.cidrs(martians, family), _SHOWN)
+        never = _some(addresses.cidrs(martians, item.family), _SHOWN)
         lines += [ink.dim(line) for line in ink.fold(f"never, whatever the rules say: {never}", 2)]
     return [*lines, *_neighbours(item, ink), ""]
 
 
+def _section(
+    rows: list[_Row], rest: Optional[_Row], *, martians: Ranges, alone: bool, family: Family, ink: _Ink
+) -> list[str]:
+    """In the order of the walk, "everybody else" last."""
+    lines = []
+    named = [row for row in rows if row is not rest]
+    for row in named[:_ROWS]:
+        lines += _row(row, "everybody" if alone else _names(row.sources, martians, family), ink)
+    if len(named) > _ROWS:
+        lines.append(f"    and by {len(named) - _ROWS} more rules, of which --json tells")
+    if rest in rows:
+        assert rest
+        lines += _row(rest, "everybody" if alone else "everybody else", ink)
+    return lines
+
+
 def _row(row: _Row, who: str, ink: _Ink) -> list[str]:
-    notes = []
-    if row.outcome in _MEANING:
-        notes.append(_MEANING[row.outcome])
-    if row.outcome == "uncertain":
-        notes.append("may be " + ", ".join(row.possible))
+    notes = [_MEANING[row.outcome]] if row.outcome in _MEANING else []
+    if row.outcome is Outcome.UNCERTAIN:
+        notes.append("may be " + ", ".join(outcome.value for outcome in row.possible))
     elif row.limited:
         notes.append(f"rate-limited, then {_others(row.possible, row.outcome)}")
     lines = [ink.paint(line, row.outcome) for line in ink.fold(who + (f": {'; '.join(notes)}" if notes else ""), 4)]
-    for reason in row.reasons[:_REASONS]:
+    reasons = _reasons(row)
+    for reason in reasons[:_REASONS]:
         lines += ink.fold(reason, 8)
-    more = len(row.reasons) - _REASONS
+    more = len(reasons) - _REASONS
     return lines + ([f"        and {more} more rules"] if more > 0 else [])
 
 
-def _others(possible: tuple[str, ...], outcome: str) -> str:
-    return " or ".join(name for name in possible if name != outcome) or outcome
+def _others(possible: tuple[Outcome, ...], outcome: Outcome) -> str:
+    return " or ".join(one.value for one in possible if one is not outcome) or outcome.value
 
 
-def _some(items: tuple[str, ...], most: int) -> str:
-    rest = len(items) - most
-    return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")
+def _some(items: Iterable[str], most: int) -> str:
+    listed = list(items)
+    rest = len(listed) - most
+    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _names(row: _Row, martians: Ranges, family: Family) -> str:
+def _names(sources: Ranges, martians: Ranges, family: Family) -> str:
     """The prefixes, with the holes that martian sources leave filled where that makes fewer of them."""
-    exact = addresses.cidrs(row.sources, family)
+    if len(sources) > 1000:
+        return _some(addresses.cidrs(sources[:_SHOWN], family)[:_SHOWN], _SHOWN) + " and thousands more"
+    exact = addresses.cidrs(sources, family)
     if len(exact) <= 1:
         return _some(exact, _SHOWN)
-    # A hole counts as filled only where the row lies on both its sides.
-    holes = [
+    holes = tuple(
         (low, high)
         for low, high in martians
-        if addresses.contains(row.sources, low - 1) or addresses.contains(row.sources, high + 1)
-    ]
-    filled = addresses.cidrs(addresses.union(row.sources, tuple(holes)), family)
-    return _some(min(filled, exact, key=len), _SHOWN)
+        if addresses.contains(sources, low - 1) or addresses.contains(sources, high + 1)
+    )
+    filled = addresses.cidrs(addresses.union(sources, holes), family)
+    return _some(filled if len(filled) < len(exact) else exact, _SHOWN)
 
 
-def _rows(item: Mapping[str, Any]) -> list[_Row]:
-    grouped: dict[tuple[str, tuple[str, ...], bool, tuple[str, ...]], list[Mapping[str, Any]]] = {}
-    for rule in item["rules"]:
-        key = (rule["outcome"], tuple(rule["sources"]), rule["rate_limited"], tuple(rule["possible"]))
-        grouped.setdefault(key, []).append(rule)
-    rows = []
-    for (outcome, sources, limited, possible), rules in grouped.items():
-        ranges = addresses.normal(addresses.parse_cidr(source)[1] for source in sources)
-        never = all(rule["table"] is None and rule["text"].startswith("martian") for rule in rules)
-        rows.append(_Row(outcome, ranges, limited, possible, _reasons(rules, outcome), never))
-    return sorted(rows, key=lambda row: _size(row.sources))
+def _rows(item: Answer) -> list[_Row]:
+    rows: dict[tuple[Outcome, Ranges, bool, tuple[Outcome, ...]], _Row] = {}
+    for rule in item.rules:
+        key = (rule.outcome, rule.sources, rule.rate_limited, rule.possible)
+        rows.setdefault(key, _Row(*key, rules=[])).rules.append(rule)
+    return list(rows.values())
 
 
-def _reasons(rules: list[Mapping[str, Any]], outcome: str) -> tuple[str, ...]:
+def _reasons(row: _Row) -> list[str]:
     """Of who gets in only what let the SYN pass: rules before policies, policies before nothing at all."""
-    if outcome == "connected":
-        rules = [rule for rule in rules if rule["stage"] == "syn"] or rules
-        rules = [r for r in rules if r["rule"] is not None] or [r for r in rules if r["table"]] or rules
-    return tuple(dict.fromkeys(_because(rule) for rule in rules))
+    rules = row.rules
+    if row.outcome is Outcome.CONNECTED:
+        rules = [rule for rule in rules if rule.stage == "syn"] or rules
+        rules = [r for r in rules if r.rule is not None] or [r for r in rules if r.table] or rules
+    return list(dict.fromkeys(_because(rule) for rule in rules))
 
 
 def _size(ranges: Ranges) -> int:
@@ -163,28 +180,27 @@ def _size(ranges: Ranges) -> int:
 
 def _rest(rows: list[_Row], family: Family) -> Optional[_Row]:
     """The row best called "everybody else": the largest, where many prefixes would be needed to name it."""
-    if not rows:
+    largest = max(rows, key=lambda row: _size(row.sources), default=None)
+    if largest is None:
         return None
-    largest = rows[-1] if _size(rows[-1].sources) >= max(_size(row.sources) for row in rows) else rows[0]
-    many = len(addresses.cidrs(largest.sources, family)) > _SHOWN
-    return largest if many or 2 * _size(largest.sources) > _size(addresses.SPACE[family]) else None
+    half = 2 * _size(largest.sources) > _size(addresses.SPACE[family])
+    return largest if half or len(addresses.cidrs(largest.sources[: _SHOWN + 1], family)) > _SHOWN else None
 
 
-def _because(rule: Mapping[str, Any]) -> str:
-    if not rule["table"]:
-        return str(rule["text"])
-    place = " ".join(str(part) for part in (rule["table"], rule["chain"], rule["rule"]) if part is not None)
-    stage = {"reply": "the reply, ", "ack": "the ACK, "}.get(rule["stage"], "")
-    return f"{stage}{place}: {rule['text']}"
+def _because(rule: Deciding) -> str:
+    if not rule.table:
+        return rule.text
+    place = " ".join(str(part) for part in (rule.table, rule.chain, rule.rule) if part is not None)
+    stage = {"reply": "the reply, ", "ack": "the ACK, "}.get(rule.stage, "")
+    return f"{stage}{place}: {rule.text}"
 
 
-def _neighbours(item: Mapping[str, Any], ink: _Ink) -> list[str]:
-    if not item["nd"]["blocked"]:
+def _neighbours(item: Answer, ink: _Ink) -> list[str]:
+    if not item.nd.blocked:
         return []
-    reasons = dict.fromkeys(_because(rule) for rule in item["nd"]["rules"])
     head = ink.fold("neighbour discovery is BLOCKED: only who is in a neighbour cache gets an answer", 2)
-    lines = [ink.paint(line, "timeout") for line in head]
-    return lines + [line for reason in reasons for line in ink.fold(reason, 8)]
+    lines = [ink.paint(line, Outcome.TIMEOUT) for line in head]
+    return lines + [line for reason in dict.fromkeys(map(_because, item.nd.rules)) for line in ink.fold(reason, 8)]
 
 
 # --- paths -------------------------------------------------------------------------------------------------------
@@ -199,26 +215,25 @@ _STAGES = {
 }
 
 
-def _trace(trace: Mapping[str, Any], ink: _Ink) -> list[str]:
+def _trace(trace: Trace, ink: _Ink) -> list[str]:
     """Like a traceroute: one line for each rule that matched, in the order of the way."""
-    outcome, possible = trace["outcome"], tuple(trace["possible"])
-    says = _MEANING.get(outcome, outcome)
-    if outcome == "uncertain":
-        says += ": may be " + ", ".join(possible)
-    elif trace["rate_limited"]:
-        says += f"; rate-limited, then {_others(possible, outcome)}"
-    head = f"{trace['address']} -> {trace['to']} port {trace['port']} on {trace['interface']}: "
-    lines = [printable(head) + ink.paint(says, outcome)]
-    visits = trace["path"]
-    places = [" ".join(str(p) for p in (v["table"], v["chain"], v["rule"]) if p is not None) for v in visits]
+    says = _MEANING.get(trace.outcome, trace.outcome.value)
+    if trace.outcome is Outcome.UNCERTAIN:
+        says += ": may be " + ", ".join(outcome.value for outcome in trace.possible)
+    elif trace.rate_limited:
+        says += f"; rate-limited, then {_others(trace.possible, trace.outcome)}"
+    source, to = (addresses.format_address(address, trace.family) for address in (trace.address, trace.to))
+    head = f"{source} -> {to} port {trace.port} on {trace.interface}: "
+    lines = [printable(head) + ink.paint(says, trace.outcome)]
+    places = [" ".join(str(part) for part in (v.table, v.chain, v.rule) if part is not None) for v in trace.path]
     wide = min(max([len(place) for place in places] + [4]), 40)
     stage = ""
-    for number, (visit, place) in enumerate(zip(visits, places), 1):
-        if visit["stage"] != stage:
-            stage = visit["stage"]
+    for number, (visit, place) in enumerate(zip(trace.path, places), 1):
+        if visit.stage != stage:
+            stage = visit.stage
             lines.append(ink.dim(f"  {_STAGES.get(stage, stage)}"))
-        start = f"  {number:>3}  {visit['hook']:<11}  {printable(place):<{wide}}  {visit['verdict']:<8}"
-        whole = f"{start}  {printable(visit['text'])}".rstrip()
+        start = f"  {number:>3}  {visit.hook:<11}  {printable(place):<{wide}}  {visit.verdict:<8}"
+        whole = f"{start}  {printable(visit.text)}".rstrip()
         # A text that does not fit has lines of its own.
-        lines += [whole] if len(whole) <= ink.width else [start.rstrip(), *ink.fold(visit["text"], 7)]
+        lines += [whole] if len(whole) <= ink.width else [start.rstrip(), *ink.fold(visit.text, 7)]
     return [*lines, ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,3 +72,31 @@ def test_equal_rules_share_their_matches() -> None:
     lines = [f"-A INPUT -s {chosen.randrange(1, 223)}.0.0.{i}/32 -p tcp -m tcp --dport 22 -j DROP" for i in range(200)]
     rules = iptables.parse("*filter\n" + "\n".join(lines), family=Family.IPV4).tables[0].chains["INPUT"].rules
     assert {id(rule.items[2]) for rule in rules} == {id(rules[0].items[2])}
+
+
+_PIECES = [
+    "-s 10.0.0.0/8", "! -d 192.0.2.7", "-i eth0", "-p tcp", "-p tcp -m tcp --dport 22", "--dport 22", "! --dport ssh",
+    "-m tcp --dport 22", "-m state --state NEW", "-m conntrack ! --ctstate INVALID", "-m limit --limit 3/min",
+    "-m comment --comment x", '-m comment --comment "a -j b"', "-m comment --comment 'a -m b'", "-m geoip --cc CN",
+    "-m mark --mark 1", "-m connmark --mark 2", "-j ACCEPT", "-j user", "-g user", "-j REJECT --reject-with tcp-reset",
+    "-j LOG --log-prefix \"x -m y\"", "-m multiport --dports 22,80", "--mark 3", "-m", "!",
+]  # fmt: skip
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.sampled_from(_PIECES), max_size=6).map(" ".join))
+def test_a_rule_means_in_a_table_what_it_means_alone(words: str) -> None:
+    """Where rests and parts are looked up, and where it is read word by word."""
+    line = f"-A INPUT {words}".strip()
+    chains = ("INPUT", "FORWARD", "OUTPUT", "user")
+    try:
+        text = f"*filter\n:user - [0:0]\n{line}\n{line}"
+        first, second = iptables.parse(text, family=Family.IPV4).tables[0].chains["INPUT"].rules
+    except iptables.IptablesError:
+        with pytest.raises(iptables.IptablesError):
+            iptables.parse_rule(line, Family.IPV4, chains=chains)
+    else:
+        assert first.items == second.items
+        # iptables' own options may come in another order; the kernel looks at them first either way.
+        alone = iptables.parse_rule(line, Family.IPV4, chains=chains).items
+        assert sorted(map(repr, first.items)) == sorted(map(repr, alone))

@@ -142,7 +142,7 @@ def parse_cidr(text: str) -> tuple[Family, tuple[int, int]]:
 def format_address(address: int, family: Family) -> str:
     """As RFC 5952 writes it: lower case, the longest run of two or more zero groups as `::`."""
     if family is Family.IPV4:
-        return ".".join(str(octet) for octet in address.to_bytes(4, "big"))
+        return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"
     groups = [address >> shift & 0xFFFF for shift in range(112, -1, -16)]
     if groups[:5] == [0] * 5 and groups[5] == 0xFFFF:
         return "::ffff:" + format_address(address & 0xFFFFFFFF, Family.IPV4)
@@ -161,12 +161,14 @@ def format_address(address: int, family: Family) -> str:
 def cidrs(ranges: Ranges, family: Family) -> tuple[str, ...]:
     """The minimal sorted list of prefixes that cover just `ranges`. A single address has no `/32`."""
     bits = BITS[family]
+    suffixes = [f"/{bits - place}" if place else "" for place in range(bits + 1)]
     out = []
     for low, high in ranges:
         while low <= high:
             # The largest aligned block that starts at `low` and does not reach beyond `high`.
-            size = min(low & -low if low else 1 << bits, 1 << ((high - low + 1).bit_length() - 1))
-            length = bits - size.bit_length() + 1
-            out.append(format_address(low, family) + (f"/{length}" if length < bits else ""))
-            low += size
+            place = (high - low + 1).bit_length() - 1
+            if low and low & -low < 1 << place:
+                place = (low & -low).bit_length() - 1
+            out.append(format_address(low, family) + suffixes[place])
+            low += 1 << place
     return tuple(out)

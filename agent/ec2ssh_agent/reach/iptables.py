@@ -4,8 +4,8 @@ A file may be what a tool wrote or what a person kept: CRLF, counters, a shell p
 COMMIT, `-s ! x`, dotted masks and service names are read as iptables-restore or a person reads them. What cannot be
 read is an error with its line; it is never left out.
 
-Most lines of a long ruleset differ in their addresses only, so a line is split in two: its addresses, and its rest,
-which is looked up among the rests already understood.
+Most lines of a long ruleset differ in an address, a port, a comment. So a line is split: its addresses, and its rest
+without comment; the rest into the part of each extension. What was understood once is looked up.
 
 Sources: iptables-save(8), iptables(8), iptables/xshared.c and iptables-restore.c of iptables.
 """
@@ -280,10 +280,39 @@ def _items(words: list[str], context: Context, shared: _Shared) -> tuple[Item, .
     return tuple(items)
 
 
+class _Part(NamedTuple):
+    """What one extension's words mean by themselves. `names`: iptables' own options among them, and their items."""
+
+    names: frozenset[str]
+    own: tuple[Item, ...]
+    others: tuple[Item, ...]
+
+
+def _part(text: str, context: Context) -> Optional[_Part]:
+    """None where the words cannot be told apart from the rest of the rule, or from nonsense."""
+    line = _Line(text.split(), context)
+    try:
+        line.read()
+        own = _own_items(line.own, context.family)
+        uses = line.matches + ([line.target] if line.target else [])
+        built = [use.extension.build(tuple(use.given), context) for use in uses]
+    except ValueError:
+        return None
+    if any(use.extension.options is None for use in line.matches):
+        return None
+    others = tuple(item for part in built for item in part)
+    return _Part(frozenset(line.own), tuple(own), others + ((line.verdict,) if line.verdict else ()))
+
+
 # --- a whole text ------------------------------------------------------------------------------------------------
 
 #: `-A CHAIN`, then the addresses as iptables-save prints them, then the rest.
+_ADDRESSED = re.compile(r"(?:^| )(?:-s|-d|--src|--dst|--source|--destination) ")
 _APPEND = re.compile(r"-A (\S+)(?: (! )?-s ([^\s!]+))?(?: (! )?-d ([^\s!]+))?(?: (.*))?")
+#: A comment among the matches. What it says means nothing.
+_COMMENT = re.compile(r"""(?<!\S)-m comment --comment (?:"(?:[^"\\]|\\.)*"|[^\s"'!-][^\s"']*)(?!\S)""")
+_PARTS = re.compile(r" (?=-[mjg] )")
+_SELECTORS = {field: Selector(field) for field in (Field.SADDR, Field.DADDR)}
 _COUNTERS = re.compile(r"\[\d+:\d+\]\s*")
 _DECLARED = re.compile(r":\s*(\S+)\s+(\S+)(?:\s+\[\d+:\d+\])?")
 #: A shell prompt, alone or with the command that was typed at it.
@@ -300,8 +329,12 @@ class _TableDraft:
         self.rules: dict[str, list[Rule]] = {chain: [] for chain in _BASE[name]}
         self.policies = dict.fromkeys(_BASE[name], Kind.ACCEPT)
         self.shifted: set[str] = set()  # chains whose rules an insertion has moved
-        # The meaning of a rest depends on what chains there are.
+        self.forget()
+
+    def forget(self) -> None:
+        """The meaning of words depends on what chains there are: `-j NAME`."""
         self.rests: dict[Optional[str], tuple[Item, ...]] = {None: ()}
+        self.parts: dict[str, Optional[_Part]] = {}
 
     def declare(self, chain: str, policy: str) -> None:
         self.rules.setdefault(chain, [])
@@ -339,20 +372,49 @@ class _Text:
             self._other(raw.strip())
             return
         chain, *parts = match.groups()
-        self._append(self.table, chain, parts, raw)
+        rest = parts[-1]
+        if rest is not None and "--comment" in rest:
+            rest = parts[-1] = _COMMENT.sub("-m comment", rest)
+        if rest is not None and rest not in self.table.rests and _ADDRESSED.search(rest):
+            self._edit(self.table, raw)
+        else:
+            self._append(self.table, chain, parts, raw)
 
     def _append(self, table: _TableDraft, chain: str, parts: list[Optional[str]], text: str) -> None:
         not_source, source, not_destination, destination, rest = parts
         items = table.rests.get(rest)
         if items is None:
-            items = table.rests[rest] = _items(_words(rest or ""), self.context, self.shared)
+            items = table.rests[rest] = self._rest(table, rest or "")
         if destination is not None:
             items = (self._test(Field.DADDR, destination, not_destination), *items)
         if source is not None:
             items = (self._test(Field.SADDR, source, not_source), *items)
         self._add(table, chain, items, text)
 
+    def _rest(self, table: _TableDraft, rest: str) -> tuple[Item, ...]:
+        """Part by part where the parts stand for themselves, else word by word."""
+        texts = _PARTS.split(rest)
+        whole = '"' not in rest and "'" not in rest and not any(text[1:2] in "jg" for text in texts[:-1])
+        own: tuple[Item, ...] = ()
+        others: tuple[Item, ...] = ()
+        names: frozenset[str] = frozenset()
+        for text in texts if whole else ():
+            if text not in table.parts:
+                table.parts[text] = _part(text, self.context)
+            part = table.parts[text]
+            if part is None or part.names & names:
+                whole = False
+                break
+            names |= part.names
+            own += part.own
+            others += part.others
+        return own + others if whole else _items(_words(rest), self.context, self.shared)
+
     def _test(self, field: Field, text: str, negation: Optional[str]) -> Item:
+        if self.family is Family.IPV4:
+            whole = values.plain_v4(text)
+            if whole is not None:
+                return Test(_SELECTORS[field], (whole,), negation is not None)
         return _address(field, text, negated=negation is not None, family=self.family)
 
     def _add(self, table: _TableDraft, chain: str, items: tuple[Item, ...], text: str, *, at: int = 0) -> None:
@@ -401,8 +463,7 @@ class _Text:
 
     def _declare(self, table: _TableDraft, chain: str, policy: str) -> None:
         if chain not in table.rules:
-            # A rest that was no jump a line ago may be one now.
-            table.rests = {None: ()}
+            table.forget()
         table.declare(chain, policy)
 
     def _edit(self, table: _TableDraft, text: str) -> None:

@@ -121,6 +121,21 @@ def prefix(text: str, family: Family) -> tuple[int, int]:
     return _network(whole, family) & mask, mask
 
 
+_HOSTS = {"": 0, **{f"/{length}": (1 << (32 - length)) - 1 for length in range(33)}}
+
+
+def plain_v4(text: str) -> Optional[tuple[int, int]]:
+    """The range of `a.b.c.d[/length]`; None for any other spelling. In a long ruleset nearly all addresses are such."""
+    whole, slash, length = text.partition("/")
+    try:
+        a, b, c, d = whole.split(".")
+        value = _OCTETS[a] << 24 | _OCTETS[b] << 16 | _OCTETS[c] << 8 | _OCTETS[d]
+        host = _HOSTS[slash + length]
+    except (ValueError, KeyError):
+        return None
+    return value & ~host, value | host
+
+
 def is_host_name(text: str) -> bool:
     """A name that iptables would look up when it loads the rule: nobody knows what it found."""
     name = text.split("/")[0]
