@@ -63,14 +63,15 @@ class World:
         return answer
 
     def listing(self) -> str:
-        """All rulesets, sets and the files of /etc that tests write, without counters and handles."""
+        """All rulesets and sets, without counters and handles; /etc, whole; what is marked open."""
         text = self.sh(
             "nft list ruleset 2>/dev/null; ipset save; "
             "if grep -q . /proc/net/ip_tables_names 2>/dev/null; then iptables-legacy-save; fi; "
             "if grep -q . /proc/net/ip6_tables_names 2>/dev/null; then ip6tables-legacy-save; fi; "
             "iptables-nft-save 2>/dev/null; ip6tables-nft-save 2>/dev/null; "
-            "for f in /etc/hosts.*; do echo $f; stat -c '%a %u %g' $f; cat $f; done; "
-            "ls -A /var/lib/ec2ssh-agent/open || true"
+            "cd /etc; find . -printf '%p %y %m %U:%G %l\\n' | sort; "
+            "find . -type f -print0 | sort -z | xargs -0 sha256sum; "
+            "ls -d /run/sshd /var/lib/ec2ssh-agent/open/* 2>/dev/null || true"
         )
         text = re.sub(r"packets \d+ bytes \d+", "", re.sub(r"\[\d+:\d+\]", "", text))
         return "\n".join(line for line in text.splitlines() if not line.startswith("#"))

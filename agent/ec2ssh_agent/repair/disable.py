@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from ..steps import Argv, Disable
+from . import scaffold
 from .files import capture, restore, unlike
 from .records import Saved, Text
 from .work import Context, StepFailed, command
@@ -31,6 +32,10 @@ def plain(listing: bytes) -> bytes:
     return re.sub(rb" expires \w+", b"", text)
 
 
+def _family(tool: str) -> str:
+    return "ip6" if tool.startswith("ip6") else "ip"
+
+
 class Off:
     """Disable."""
 
@@ -46,7 +51,13 @@ class Off:
 
     def save(self) -> Saved:
         files = tuple(capture(self.host, path) for path in _FILES.get(self.step.owner, ()))
-        return Saved(self.host.now(), files=files, texts=self._tables())
+        made = tuple(
+            text for tool in self._nft_tools() for text in scaffold.save(self.context, _family(tool), "filter")
+        )
+        return Saved(self.host.now(), files=files, texts=(*self._tables(), *made))
+
+    def _nft_tools(self) -> tuple[str, ...]:
+        return tuple(tool for tool in self.step.tools if "nf_tables" in command(self.context, (tool, "-V")).text)
 
     def make(self, saved: Saved) -> None:
         for tool in self.step.tools:
@@ -107,6 +118,9 @@ class Off:
             restore(self.host, file)
         for tool in self.step.tools:
             command(self.context, (f"{tool}-restore", "-w", "5"), stdin=before[tool])
+        for tool in self._nft_tools():
+            family = _family(tool)
+            scaffold.take_down(self.context, family, "filter", scaffold.saved(saved.texts, family, "filter"))
         for family, name in self.step.nft:
             script = f"add table {family} {name}\ndelete table {family} {name}\n".encode()
             command(self.context, ("nft", "-f", "-"), stdin=script + before[f"{family} {name}"])

@@ -10,17 +10,15 @@ import contextlib
 import json
 import re
 import shlex
-from typing import Any, Optional
 
 from ..host import HostError
 from ..reach.ruleset import Backend
 from ..steps import COMMENT, Argv, Insert, insert_argv, set_name
-from . import legacy
+from . import legacy, scaffold
 from .records import Saved, Text
 from .work import Context, StepFailed, command, substitute
 
 _HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
-_SCAFFOLD = "chains"
 
 
 def xtables(context: Context, backend: Backend, *, six: bool) -> str:
@@ -47,11 +45,11 @@ class Rule:
         self.nft = step.backend is Backend.NFTABLES
 
     def save(self) -> Saved:
-        texts: tuple[Text, ...] = ()
-        if self.step.backend is Backend.IPTABLES_NFT and self.host.program("nft"):
-            # iptables-nft makes table and chain where there are none: to be taken away again.
-            texts = (Text(_SCAFFOLD, json.dumps(self._chains()).encode()),)
-        return Saved(self.host.now(), texts=texts)
+        made = scaffold.save(self.context, *self._table()) if self.step.backend is Backend.IPTABLES_NFT else ()
+        return Saved(self.host.now(), texts=made)
+
+    def _table(self) -> tuple[str, str]:
+        return self.step.family, self.step.table
 
     # -- making
 
@@ -144,21 +142,11 @@ class Rule:
             return False
         return self.step.table in names.split()
 
-    def _listing(self) -> list[dict[str, Any]]:
-        step = self.step
-        ran = self.host.run(("nft", "-j", "-t", "-a", "list", "table", step.family, step.table), deadline=30.0)
-        if ran.code:
-            if "No such file or directory" in ran.err.decode("utf-8", "replace"):
-                return []
-            raise StepFailed(f"nft list table {step.family} {step.table}: {ran.complaint}")
-        try:
-            return list(json.loads(ran.out)["nftables"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise StepFailed(f"nft -j: {error}") from error
-
     def _find_nft(self) -> list[tuple[Argv, str]]:
         """(chain and handle, text) of each."""
-        rules = [item["rule"] for item in self._listing() if "rule" in item]
+        rules = [
+            item["rule"] for item in scaffold.listing(self.context, self.step.family, self.step.table) if "rule" in item
+        ]
         return [
             ((rule["chain"], "handle", str(rule["handle"])), f"{rule['chain']}: {json.dumps(rule['expr'])}")
             for rule in rules
@@ -195,7 +183,7 @@ class Rule:
                 raise StepFailed(f"{lines[0]}: cannot be deleted")
         if self.step.networks:
             self._destroy_set()
-        self._take_down(saved.text(_SCAFFOLD))
+        scaffold.take_down(self.context, *self._table(), scaffold.saved(saved.texts, *self._table()))
         return ()
 
     def _delete(self, lines: tuple[str, ...]) -> None:
@@ -224,34 +212,15 @@ class Rule:
     def _revert_nft(self) -> None:
         step = self.step
         script = [f"delete rule {step.family} {step.table} {' '.join(place)}" for place, _ in self._find_nft()]
-        sets = {item["set"]["name"] for item in self._listing() if "set" in item}
+        sets = {
+            item["set"]["name"]
+            for item in scaffold.listing(self.context, self.step.family, self.step.table)
+            if "set" in item
+        }
         if self.set in sets:
             script.append(f"delete set {step.family} {step.table} {self.set}")
         if script:
             command(self.context, ("nft", "-f", "-"), stdin="\n".join(script).encode() + b"\n")
-
-    def _chains(self) -> Optional[list[str]]:
-        """Names of the table's chains; None: no such table."""
-        listing = self._listing()
-        return [item["chain"]["name"] for item in listing if "chain" in item] if listing else None
-
-    def _take_down(self, before: Optional[bytes]) -> None:
-        """Chains, and the table, that iptables-nft made for our rule, if nobody has put anything into them since."""
-        if before is None or not self.host.program("nft"):
-            return
-        known, listing = json.loads(before), self._listing()
-        if not listing:
-            return
-        used = {item["rule"]["chain"] for item in listing if "rule" in item}
-        chains = [item["chain"] for item in listing if "chain" in item]
-        empty = [c for c in chains if c["name"] not in used and c.get("hook") and c.get("policy") == "accept"]
-        place = f"{self.step.family} {self.step.table}"
-        ours = [f"delete chain {place} {c['name']}" for c in empty if c["name"] not in (known or ())]
-        others = [item for item in listing if not {"metainfo", "table", "chain"} & set(item)]
-        if known is None and len(ours) == len(chains) and not others:
-            ours.append(f"delete table {place}")
-        if ours:
-            command(self.context, ("nft", "-f", "-"), stdin="\n".join(ours).encode() + b"\n")
 
     def stands(self, saved: Saved) -> bool:
         return bool(self.find())

@@ -75,9 +75,6 @@ class Saved(NamedTuple):
     left_files: tuple[File, ...] = ()
     left_texts: tuple[Text, ...] = ()
 
-    def text(self, name: str) -> Optional[bytes]:
-        return next((text.content for text in self.texts if text.name == name), None)
-
 
 class Record(NamedTuple):
     """One change. `saved` has an item for each step that was begun, in the order of `steps`. `time`: epoch seconds."""
