@@ -230,7 +230,13 @@ def _unmount(path: Path) -> None:
 
 
 def sweep() -> None:
-    """Removes namespaces, mounts and directories of test runs whose process is gone."""
+    """Ends the instances, removes namespaces, mounts and directories of test runs whose process is gone.
+
+    They would not only be litter: each instance holds a dozen of the 128 inotify instances that a user may have.
+    """
+    for pid in _left():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     for name in _names(Path("/run/netns")):
         execute(["ip", "netns", "delete", name], check=False)
     for name in _names(WORK):
@@ -239,6 +245,18 @@ def sweep() -> None:
             if point.startswith(f"{WORK}/{name}/"):
                 execute(["umount", "-l", point], check=False)
         shutil.rmtree(WORK / name, ignore_errors=True)
+
+
+def _left() -> Iterator[int]:
+    """The pid 1 of each instance whose test run is gone: known by the overlay that is its root."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "comm").read_text() != "systemd\n":
+                continue
+            root = next(line for line in (entry / "mountinfo").read_text().splitlines() if line.split()[4] == "/")
+            run = re.search(rf"upperdir={WORK}/{PREFIX}(\d+)-", root)
+            if run and not os.path.isdir(f"/proc/{run.group(1)}"):
+                yield int(entry.name)
 
 
 def _names(directory: Path) -> list[str]:
@@ -519,6 +537,11 @@ class Instance:
     def kill(self) -> None:
         """Ends it at once, as when the power fails, and deletes its namespaces."""
         if self._nspawn is not None:
+            # pid 1 first: it takes all of its processes along, which the end of systemd-nspawn would leave running.
+            if self._init and self._nspawn.poll() is None:
+                os.kill(self._init, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._nspawn.wait(0 if not self._init else 20)
             self._nspawn.kill()
             self._nspawn.wait()
         self._nspawn, self._init = None, 0
