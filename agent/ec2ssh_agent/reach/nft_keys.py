@@ -164,8 +164,8 @@ _PAYLOAD = {
     ("tcp", "sport"): _field(Field.SPORT, PORT, _TCP),
     ("tcp", "dport"): _field(Field.DPORT, PORT, _TCP),
     ("tcp", "flags"): _field(Field.TCPFLAGS, FLAGS, _TCP),
-    ("th", "sport"): _field(Field.SPORT, PORT, _TCP),
-    ("th", "dport"): _field(Field.DPORT, PORT, _TCP),
+    ("th", "sport"): _field(Field.SPORT, PORT),  # of whatever protocol
+    ("th", "dport"): _field(Field.DPORT, PORT),
     ("icmp", "type"): _field(Field.ICMP_TYPE, _ICMP, _ICMP4),
     ("icmpv6", "type"): _field(Field.ICMPV6_TYPE, _ICMPV6, _ICMP6),
 }

@@ -250,6 +250,8 @@ class View:
             values[Field.TCPOPTION] = OPTIONS
         else:
             values[Field.ICMP_TYPE if packet.protocol == 1 else Field.ICMPV6_TYPE] = packet.icmp
+            # nft's `th dport` takes the bytes at a port's place for one, whatever the protocol.
+            values[Field.SPORT] = values[Field.DPORT] = UNKNOWN
         if state.track in _WITH_CONNECTION:
             values.update(self._connection())
         return values
@@ -493,7 +495,8 @@ class View:
             return self._set_mark(item)
         if isinstance(item, CopyMark):
             if not self.tracked:
-                return []
+                # Nothing to copy from ends the rule, nothing to copy to does not (nft_ct.c, xt_connmark.c).
+                return [(state, None, True)] if item.to_ct else []
             if item.to_ct:
                 return [(state._replace(ctmark=_mixed(state.ctmark, item.ctmask, state.mark, item.nfmask)), None, True)]
             return [(state._replace(mark=_mixed(state.mark, item.nfmask, state.ctmark, item.ctmask)), None, True)]
