@@ -7,7 +7,7 @@ import random
 from ec2ssh_agent.reach import addresses, sources
 
 
-def test_taking_and_looking_agree_with_plain_ranges() -> None:
+def test_taking_adding_and_looking_agree_with_plain_ranges() -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     chosen = random.Random(seed)
@@ -15,14 +15,19 @@ def test_taking_and_looking_agree_with_plain_ranges() -> None:
         top = chosen.choice((200, 100_000))
         plain: addresses.Ranges = ((0, top),)
         kept = sources.Sources(plain)
-        for _ in range(800):
+        for _ in range(4000):
             wide = chosen.choice((0, 0, 1, 3, 50))
             part = addresses.normal(
                 (low, low + chosen.randint(0, wide))
                 for low in (chosen.randrange(top) for _ in range(chosen.choice((1, 1, 3))))
             )
-            assert kept.overlap(part) == addresses.intersect(plain, part)
-            kept.take(part)
-            plain = addresses.subtract(plain, part)
+            shared = addresses.intersect(plain, part)
+            assert kept.overlap(part) == shared
+            if chosen.random() < 0.4:
+                kept.add(part)
+                plain = addresses.union(plain, part)
+            else:
+                assert kept.cut(part) == shared
+                plain = addresses.subtract(plain, part)
             assert bool(kept) == bool(plain)
         assert kept.all() == plain

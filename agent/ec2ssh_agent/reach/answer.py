@@ -101,15 +101,19 @@ class _Composer:
                         yield from self._uncertain(part)
             else:
                 ends = [(key, ranges) for (end, key), ranges in self.notes.ends.items() if end is outcome]
-                yield from self._share(_Part((outcome,), self.sources[outcome]), ends)
+                if self.notes.forked:
+                    yield from self._share(_Part((outcome,), self.sources[outcome]), ends)
+                    continue
+                for key, ranges in ends:
+                    # Every source went one way: what ended here is nobody else's.
+                    yield from self._entries(key, (outcome,), addresses.normal(ranges))
 
     def _share(self, part: _Part, claims: Iterable[tuple[Key, Iterable[tuple[int, int]]]]) -> Iterator[Deciding]:
         """The part's sources, each to the first that claims it."""
         left = Sources(part.ranges)
         for key, claimed in claims:
-            ranges = left.overlap(addresses.normal(claimed))
+            ranges = left.cut(addresses.normal(claimed))
             if ranges:
-                left.take(ranges)
                 yield from self._entries(key, part.possible, ranges)
 
     def _entries(self, key: Key, possible: tuple[Outcome, ...], ranges: Ranges) -> Iterator[Deciding]:

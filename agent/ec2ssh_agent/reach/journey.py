@@ -100,9 +100,7 @@ class Journey:
 
     def _lose(self, flows: Flows, lost: Ranges, key: Key, *, outcome: Outcome = Outcome.TIMEOUT) -> None:
         for sources in flows.values():
-            ranges = sources.overlap(lost)
-            self.notes.end(outcome, key, ranges)
-            sources.take(ranges)
+            self.notes.end(outcome, key, sources.cut(lost))
 
     def _validated(self, flows: Flows, stage: str) -> Flows:
         """Sources that routing does not take in: martians, and those that rp_filter finds no way back to."""

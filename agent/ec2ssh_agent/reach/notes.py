@@ -45,6 +45,7 @@ class Notes:
         self.ends: dict[tuple[Outcome, Key], list[tuple[int, int]]] = {}
         self.doubts: list[tuple[Key, Ranges]] = []
         self.accepts: dict[int, list[tuple[Key, Ranges]]] = {}  # by number of the base chain
+        self.forked = False  # whether a source may have gone more than one way
         self.harsh = 0  # rejections: with chains of equal priority their kind may hang on the order
 
     def kernel(self, stage: str, text: str) -> Key:
@@ -59,6 +60,7 @@ class Notes:
 
     def doubt(self, key: Key, ranges: Ranges) -> None:
         if ranges:
+            self.forked = True
             self.doubts.append((key, ranges))
 
     def accept(self, key: Key, ranges: Ranges) -> None:

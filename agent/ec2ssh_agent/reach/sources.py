@@ -1,94 +1,161 @@
 """A set of sources that a walk takes parts out of, rule by rule.
 
 Ten thousand rules that each drop one address leave ten thousand ranges; to copy them at every rule would make the walk
-quadratic. The ranges are kept in chunks, so that taking a small part costs about the square root of the whole.
+quadratic. The ranges are kept in chunks, so that taking or adding a small part costs about the square root of the
+whole; lower and upper ends in lists of their own, because bisecting plain integers is what bisect is fast at.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import Optional
 
 from . import addresses
 from .ruleset import Ranges
 
-_CHUNK = 512
+_CHUNK = 256
+#: Up to so many ranges in the set, and beyond so many in the argument, merging tuples is faster.
+_FEW, _MANY = 8, 64
 
 
 class Sources:
-    """Mutable; `overlap` looks, `take` removes."""
+    """Mutable; `overlap` looks, `cut` looks and removes, `take` removes."""
 
-    __slots__ = ("_chunks", "_ends", "_whole")
+    __slots__ = ("_ends", "_highs", "_lows", "_whole")
 
     def __init__(self, ranges: Ranges) -> None:
         self._whole: Optional[Ranges] = ranges
-        self._chunks: list[list[tuple[int, int]]] = []
-        self._ends: list[int] = []
+        self._lows: list[list[int]] = []
+        self._highs: list[list[int]] = []
+        self._ends: list[int] = []  # the last upper end of each chunk
 
     def _split(self) -> None:
         whole = self._whole
         if whole is not None:
-            self._chunks = [list(whole[i : i + _CHUNK]) for i in range(0, len(whole), _CHUNK)]
-            self._ends = [chunk[-1][1] for chunk in self._chunks]
+            chunks = [whole[i : i + _CHUNK] for i in range(0, len(whole), _CHUNK)]
+            self._lows = [[low for low, _ in chunk] for chunk in chunks]
+            self._highs = [[high for _, high in chunk] for chunk in chunks]
+            self._ends = [highs[-1] for highs in self._highs]
             self._whole = None
 
     def __bool__(self) -> bool:
-        return bool(self._chunks if self._whole is None else self._whole)
+        return bool(self._ends if self._whole is None else self._whole)
 
     def all(self) -> Ranges:
         if self._whole is None:
-            self._whole = tuple(item for chunk in self._chunks for item in chunk)
-            self._chunks, self._ends = [], []
+            pairs = zip(self._lows, self._highs)
+            self._whole = tuple(item for lows, highs in pairs for item in zip(lows, highs))
+            self._lows, self._highs, self._ends = [], [], []
         return self._whole
 
-    def add(self, ranges: Ranges) -> None:
-        self._whole = addresses.union(self.all(), ranges)
+    def drain(self) -> Ranges:
+        """Removes everything; what there was."""
+        ranges = self.all()
+        self._whole = ()
+        return ranges
+
+    def _plainly(self, ranges: Ranges) -> bool:
+        return self._whole is not None and len(self._whole) <= _FEW or len(ranges) > _MANY
 
     def overlap(self, ranges: Ranges) -> Ranges:
         """The part of `ranges` that is in the set."""
-        if self._whole is not None and len(self._whole) <= 8 or len(ranges) > 64:
+        if self._plainly(ranges):
             return addresses.intersect(self.all(), ranges)
         self._split()
         out: list[tuple[int, int]] = []
         for low, high in ranges:
             place = bisect_left(self._ends, low)
-            while place < len(self._chunks) and self._chunks[place][0][0] <= high:
-                first, last = self._bounds(self._chunks[place], low, high)
-                out += [(max(low, item[0]), min(high, item[1])) for item in self._chunks[place][first:last]]
+            while place < len(self._ends) and self._lows[place][0] <= high:
+                self._within(place, low, high, out)
                 place += 1
         return tuple(out)
 
+    def _within(self, place: int, low: int, high: int, out: list[tuple[int, int]]) -> tuple[int, int]:
+        """The items of a chunk that overlap low–high, by first and last index; what overlaps is put into `out`."""
+        lows, highs = self._lows[place], self._highs[place]
+        first = bisect_left(highs, low)
+        last = bisect_right(lows, high, first)
+        if last - first == 1:
+            start, end = lows[first], highs[first]
+            out.append((start if start > low else low, end if end < high else high))
+        elif last > first:
+            out.append((max(lows[first], low), highs[first]))
+            out.extend(zip(lows[first + 1 : last - 1], highs[first + 1 : last - 1]))
+            out.append((lows[last - 1], min(highs[last - 1], high)))
+        return first, last
+
     def take(self, ranges: Ranges) -> None:
-        """Removes `ranges`."""
-        if self._whole is not None and len(self._whole) <= 8 or len(ranges) > 64:
-            self._whole = addresses.subtract(self.all(), ranges)
+        self.cut(ranges)
+
+    def cut(self, ranges: Ranges) -> Ranges:
+        """Removes `ranges`; what of them was in the set."""
+        if self._plainly(ranges):
+            whole = self.all()
+            found = addresses.intersect(whole, ranges)
+            if found:
+                self._whole = addresses.subtract(whole, ranges)
+            return found
+        self._split()
+        out: list[tuple[int, int]] = []
+        for low, high in ranges:
+            place = bisect_left(self._ends, low)
+            while place < len(self._ends) and self._lows[place][0] <= high:
+                first, last = self._within(place, low, high, out)
+                place = self._remove(place, first, last, hole=(low, high)) if first < last else place + 1
+        return tuple(out)
+
+    def _remove(self, place: int, first: int, last: int, *, hole: tuple[int, int]) -> int:
+        """Takes a hole out of the items first–last of a chunk; the chunk to look at next."""
+        lows, highs = self._lows[place], self._highs[place]
+        start, end = lows[first], highs[last - 1]
+        new_lows, new_highs = [], []
+        if start < hole[0]:
+            new_lows.append(start)
+            new_highs.append(hole[0] - 1)
+        if end > hole[1]:
+            new_lows.append(hole[1] + 1)
+            new_highs.append(end)
+        lows[first:last] = new_lows
+        highs[first:last] = new_highs
+        if not lows:
+            del self._lows[place], self._highs[place], self._ends[place]
+            return place
+        return self._balance(place)
+
+    def _balance(self, place: int) -> int:
+        """After a change of a chunk: its end, and two chunks where it has grown too long."""
+        lows, highs = self._lows[place], self._highs[place]
+        self._ends[place] = highs[-1]
+        if len(lows) <= 2 * _CHUNK:
+            return place + 1
+        self._lows[place : place + 1] = [lows[:_CHUNK], lows[_CHUNK:]]
+        self._highs[place : place + 1] = [highs[:_CHUNK], highs[_CHUNK:]]
+        self._ends[place : place + 1] = [highs[_CHUNK - 1], highs[-1]]
+        return place + 2
+
+    def add(self, ranges: Ranges) -> None:
+        if self._plainly(ranges):
+            self._whole = addresses.union(self.all(), ranges)
             return
         self._split()
         for low, high in ranges:
-            place = bisect_left(self._ends, low)
-            while place < len(self._chunks) and self._chunks[place][0][0] <= high:
-                first, last = self._bounds(self._chunks[place], low, high)
-                if first == last:
-                    place += 1
-                    continue
-                self._cut(place, first, last, (low, high))
-                # The chunk may be gone or in two: what is left of it ends beyond `high`, or before `low`.
-                place = bisect_left(self._ends, low)
+            self._insert(low, high)
 
-    @staticmethod
-    def _bounds(chunk: list[tuple[int, int]], low: int, high: int) -> tuple[int, int]:
-        first = bisect_left(chunk, (low, low))
-        if first and chunk[first - 1][1] >= low:
-            first -= 1
-        return first, bisect_left(chunk, (high + 1, high + 1), first)
-
-    def _cut(self, place: int, first: int, last: int, hole: tuple[int, int]) -> None:
-        chunk = self._chunks[place]
-        chunk[first:last] = addresses.subtract(tuple(chunk[first:last]), (hole,))
-        if not chunk:
-            del self._chunks[place], self._ends[place]
-        elif len(chunk) > 2 * _CHUNK:
-            self._chunks[place : place + 1] = [chunk[:_CHUNK], chunk[_CHUNK:]]
-            self._ends[place : place + 1] = [chunk[_CHUNK - 1][1], chunk[-1][1]]
-        else:
-            self._ends[place] = chunk[-1][1]
+    def _insert(self, low: int, high: int) -> None:
+        if not self._ends:
+            self._lows, self._highs, self._ends = [[low]], [[high]], [high]
+            return
+        place = min(bisect_left(self._ends, low - 1), len(self._ends) - 1)
+        if place + 1 < len(self._ends) and self._lows[place + 1][0] <= high + 1:
+            # It reaches into the next chunk.
+            self._whole = addresses.union(self.all(), ((low, high),))
+            self._split()
+            return
+        lows, highs = self._lows[place], self._highs[place]
+        first = bisect_left(highs, low - 1)
+        last = bisect_right(lows, high + 1, first)
+        if first < last:
+            low, high = min(low, lows[first]), max(high, highs[last - 1])
+        lows[first:last] = [low]
+        highs[first:last] = [high]
+        self._balance(place)

@@ -15,7 +15,8 @@ connection, until one of them translates it.
 A kernel's rejection (RST or ICMP) passes OUTPUT and POSTROUTING itself, as RELATED; dropped there, the client sees
 nothing. Those are collected (`rejections`) and walked once per leg.
 
-Limits: chains nested deeper than 200, loops, more than 4,096 states or 2,000,000 rules visited are errors, not guesses.
+Limits: chains nested deeper than 200, loops, more than 4,096 states or 2,000,000 rules visited in one
+base chain are errors, not guesses.
 Cost: a rule whose constants do not fit the packet costs a few comparisons; sources are touched only by rules that
 decide, in chunks, so that the whole is near linear in rules.
 """
@@ -41,6 +42,7 @@ from .packet import (
     State,
     View,
     map_verdicts,
+    name_matches,
 )
 from .question import Outcome, Visit
 from .ruleset import (
@@ -174,7 +176,7 @@ def steps_of(ruleset: Ruleset, hook: str, *, family: Family, device: str) -> tup
             if chain.hook != hook:
                 continue
             if on_device:
-                if table.family not in ("netdev", "inet") or device not in chain.devices:
+                if table.family not in ("netdev", "inet") or not name_matches(device, chain.devices):
                     continue
             elif table.family not in _FAMILIES[family]:
                 continue
@@ -254,6 +256,7 @@ class Walk:
         inner = all(step.kind == "chain" for step in group)
         if inner and harsh == self.notes.harsh and set(forward) <= set(before):
             return forward  # nothing but drops: they commute
+        self.notes.forked = True
         recording, log = self.recording, self.visits
         self.recording, self.visits = False, None
         backward = before
@@ -329,6 +332,7 @@ class Walk:
         self._views = {}
         self._accepted: list[tuple[State, Ranges]] = []
         self._active = []
+        self._budget = _MOST_VISITS
         left = self._chain(base, chain, flows, 0)
         accepted = self._accepted
         if not left:
@@ -352,9 +356,9 @@ class Walk:
             raise AnalysisError(f"table {base.table.label}: chain {chain.name} is entered from itself")
         if depth > _DEEPEST:
             raise AnalysisError(f"table {base.table.label}: chains are nested deeper than {_DEEPEST}")
-        self._budget -= len(chain.rules) + 1
+        self._budget -= len(chain.rules) + 5  # to enter a chain costs as much as five rules
         if self._budget < 0:
-            raise AnalysisError(f"table {base.table.label}: the packet may visit more than {_MOST_VISITS} rules")
+            raise AnalysisError(f"table {base.table.label}: a packet may visit too many rules ({_MOST_VISITS})")
         self._active.append(chain.name)
         frame = _Frame(base, chain, flows=flows, depth=depth)
         run = self._run
@@ -452,12 +456,11 @@ class Walk:
 
     def _take(self, frame: _Frame, rule: Rule, group: _Group) -> Ranges:
         """The sources of the group, out of their flow if they surely matched."""
+        if group.flow is not None and group.sure:
+            return group.flow.drain() if group.part is None else group.flow.cut(group.part)
         ranges = group.all()
         if ranges and group.flow is not None:
-            if group.sure:
-                group.flow.take(ranges)
-            else:
-                self.notes.doubt(self._key(frame, rule), ranges)
+            self.notes.doubt(self._key(frame, rule), ranges)
         return ranges
 
     def _key(self, frame: _Frame, rule: Rule) -> Key:
