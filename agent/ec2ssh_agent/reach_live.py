@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 
 from .config import Config
-from .facts import Facts, Machine
+from .facts import Facts, Machine, Sshd
 from .host import Host
 from .model import Seen, Unseen, UsageError
-from .observe import bypass, network, question, rulesets, sockets, sshd, systemd, wrappers
+from .observe import bypass, network, question, rulesets, sockets, wrappers
 from .reach import wrappers as libwrap
 from .reach.question import Question
 from .reach.ruleset import Family, Ruleset
 from .reach_files import Asked, Decisions, local
 
 _NOT_ASKED = Unseen("not asked")
+_UNITS = frozenset({"ssh.service", "sshd.service", "ssh.socket", "sshd.socket"})
+_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 
 
 def ask(host: Host, arguments: argparse.Namespace, config: Config) -> Asked:
@@ -35,12 +37,11 @@ def ask(host: Host, arguments: argparse.Namespace, config: Config) -> Asked:
 
 
 def _look(host: Host, config: Config) -> Facts:
-    units = systemd.collect(host)
-    groups = [unit.value.control_group for unit in units[:2] if isinstance(unit, Seen) and unit.value]
+    sshd, groups = _sshd(host, config)
     ruleset, generation = rulesets.collect(host)
     return Facts(
         taken=host.now(),
-        sshd=sshd.collect(host, config, units=units, listening=sockets.listeners(host), probe=False),
+        sshd=sshd,
         ruleset=ruleset,
         ufw=_NOT_ASKED,
         firewalld=_NOT_ASKED,
@@ -51,6 +52,28 @@ def _look(host: Host, config: Config) -> Facts:
         machine=Machine(),
         generation=generation,
     )
+
+
+def _sshd(host: Host, config: Config) -> tuple[Sshd, list[str]]:
+    """Its port and listeners, and the control groups of its units.
+
+    Where its unit listens on one port at its usual place, that is all; else systemd and sshd itself are asked, which
+    takes longer than all the rest.
+    """
+    listening = sockets.listeners(host)
+    if isinstance(listening, Seen):
+        mine = [item for item in listening.value if item.unit in _UNITS]
+        ports = tuple({item.port for item in mine}) if config.expect_port is None else (config.expect_port,)
+        groups = sorted({f"/system.slice/{item.unit}" for item in mine})
+        usual = any(all(host.exists(f"{mount}{group}") for group in groups) for mount in _MOUNTS)
+        if mine and len(ports) == 1 and usual:
+            kept = tuple(item for item in listening.value if not item.uid or item.unit in _UNITS)
+            return Sshd(listeners=Seen(kept, listening.where), port=Seen(ports, "sshd's listeners")), groups
+    from .observe import sshd, systemd
+
+    units = systemd.collect(host)
+    known = [unit.value.control_group for unit in units[:2] if isinstance(unit, Seen) and unit.value]
+    return sshd.collect(host, config, units=units, listening=listening, probe=False), known
 
 
 def _only(asked: Question, texts: list[str]) -> Question:

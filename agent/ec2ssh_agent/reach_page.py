@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 
 from .reach import addresses
 from .reach.question import Answer, Deciding, Outcome, Reach, Trace
-from .reach.ruleset import Family, Ranges
+from .reach.ruleset import Backend, Family, Ranges
 from .status import printable
 
 _GREEN, _YELLOW, _RED = "32", "33", "31"
@@ -44,6 +44,7 @@ class _Row(NamedTuple):
 class _Ink:
     def __init__(self, width: int, colour: bool) -> None:
         self.width, self.colour = max(width, 60), colour
+        self.mixed = False  # whether legacy and nft tables of one name are both there
 
     def paint(self, text: str, outcome: Outcome) -> str:
         colour = {Outcome.CONNECTED: _GREEN, Outcome.UNCERTAIN: _YELLOW}.get(outcome, _RED)
@@ -77,6 +78,7 @@ def render(reach: Reach, traces: tuple[Trace, ...], *, width: int, colour: bool)
 
 
 def _answer(item: Answer, ink: _Ink) -> list[str]:
+    ink.mixed = _mixed(item.rules)
     rows = _rows(item)
     judged = [row for row in rows if not row.martian]
     martians = addresses.normal(pair for row in rows if row.martian for pair in row.sources)
@@ -124,7 +126,7 @@ def _row(row: _Row, who: str, ink: _Ink) -> list[str]:
     elif row.limited:
         notes.append(f"rate-limited, then {_others(row.possible, row.outcome)}")
     lines = [ink.paint(line, row.outcome) for line in ink.fold(who + (f": {'; '.join(notes)}" if notes else ""), 4)]
-    reasons = _reasons(row)
+    reasons = _reasons(row, ink.mixed)
     for reason in reasons[:_REASONS]:
         lines += ink.fold(reason, 8)
     more = len(reasons) - _REASONS
@@ -165,13 +167,13 @@ def _rows(item: Answer) -> list[_Row]:
     return list(rows.values())
 
 
-def _reasons(row: _Row) -> list[str]:
+def _reasons(row: _Row, mixed: bool) -> list[str]:
     """Of who gets in only what let the SYN pass: rules before policies, policies before nothing at all."""
     rules = row.rules
     if row.outcome is Outcome.CONNECTED:
         rules = [rule for rule in rules if rule.stage == "syn"] or rules
         rules = [r for r in rules if r.rule is not None] or [r for r in rules if r.table] or rules
-    return list(dict.fromkeys(_because(rule) for rule in rules))
+    return list(dict.fromkeys(_because(rule, mixed) for rule in rules))
 
 
 def _size(ranges: Ranges) -> int:
@@ -187,12 +189,18 @@ def _rest(rows: list[_Row], family: Family) -> Optional[_Row]:
     return largest if half or len(addresses.cidrs(largest.sources[: _SHOWN + 1], family)) > _SHOWN else None
 
 
-def _because(rule: Deciding) -> str:
+def _mixed(rules: Iterable[Deciding]) -> bool:
+    """Whether one table may be meant by the same name in two backends."""
+    return {Backend.LEGACY, Backend.IPTABLES_NFT} <= {rule.backend for rule in rules}
+
+
+def _because(rule: Deciding, mixed: bool = False) -> str:
     if not rule.table:
         return rule.text
     place = " ".join(str(part) for part in (rule.table, rule.chain, rule.rule) if part is not None)
     stage = {"reply": "the reply, ", "ack": "the ACK, "}.get(rule.stage, "")
-    return f"{stage}{place}: {rule.text}"
+    backend = f"{rule.backend.value}, " if mixed else ""
+    return f"{stage}{backend}{place}: {rule.text}"
 
 
 def _neighbours(item: Answer, ink: _Ink) -> list[str]:
