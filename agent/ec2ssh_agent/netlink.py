@@ -1,6 +1,7 @@
 """Netlink as far as the agent speaks it: one request and its answers, listening sockets, the nf_tables generation.
 
-The supervisor and observe/ share it, so it imports next to nothing. Sources: netlink(7), sock_diag(7), and the
+The supervisor and observe/ share it, so it imports next to nothing: `_socket` is what socket.py wraps, without the
+enumerations and selectors that cost 0.5 MB. Sources: netlink(7), sock_diag(7), and the
 kernel's include/uapi/linux/{netlink,inet_diag,netfilter/nf_tables}.h.
 """
 
@@ -8,10 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Optional
+from _socket import AF_INET, AF_INET6, AF_NETLINK, IPPROTO_TCP, MSG_DONTWAIT, SOCK_CLOEXEC, SOCK_RAW, socket
+
+from .plain import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Optional
 
 ROUTE, SOCK_DIAG, NETFILTER = 0, 4, 12  # protocols
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
@@ -62,9 +67,9 @@ class Listening(NamedTuple):
     cgroup: int
 
 
-def open_socket(protocol: int, groups: Sequence[int] = ()) -> socket.socket:
+def open_socket(protocol: int, groups: Sequence[int] = ()) -> socket:
     """A netlink socket, member of those multicast groups. Raises OSError."""
-    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    made = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
     try:
         made.bind((0, 0))
         for group in groups:
@@ -99,7 +104,7 @@ def attributes(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
 _sequence = 0
 
 
-def ask(via: socket.socket, kind: int, body: bytes, *, dump: bool = False) -> Iterator[Message]:
+def ask(via: socket, kind: int, body: bytes, *, dump: bool = False) -> Iterator[Message]:
     """Sends a request and yields its answers: of a dump all, else one. Raises OSError, the kernel's refusal too.
 
     The kernel answers before send(2) returns and goes on with a dump inside recv(2), so nothing here can wait.
@@ -109,7 +114,7 @@ def ask(via: socket.socket, kind: int, body: bytes, *, dump: bool = False) -> It
     flags = _REQUEST | (_DUMP if dump else 0)
     via.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, _sequence, 0) + body)
     while True:
-        for message in messages(via.recv(_BUFFER, socket.MSG_DONTWAIT)):
+        for message in messages(via.recv(_BUFFER, MSG_DONTWAIT)):
             if message.sequence != _sequence:
                 continue  # what an earlier request that failed half-way left behind
             if message.type == _DONE:
@@ -137,7 +142,7 @@ def generation_of(body: bytes) -> Generation:
     return Generation(number, pid, program)
 
 
-def generation(via: socket.socket) -> int:
+def generation(via: socket) -> int:
     """The nf_tables generation id of this network namespace (CAP_NET_ADMIN). Raises OSError."""
     for message in ask(via, _GETGEN, b"\0\0\0\0"):
         if message.type == NEWGEN:
@@ -145,22 +150,22 @@ def generation(via: socket.socket) -> int:
     raise OSError(errno.ENOMSG, "no generation in the answer")
 
 
-def listening(via: socket.socket, ports: Optional[Sequence[int]] = None) -> list[Listening]:
+def listening(via: socket, ports: Optional[Sequence[int]] = None) -> list[Listening]:
     """The TCP listeners of both families, on those ports only where given. Raises OSError.
 
     The kernel walks only its table of listeners (0.03 ms beside 20,000 connections).
     """
     found = []
     wanted = None if ports is None else {port.to_bytes(2, "big") for port in ports}
-    for family in (socket.AF_INET, socket.AF_INET6):
-        request = _DIAG_REQUEST.pack(family, socket.IPPROTO_TCP, 0, _LISTEN)
+    for family in (AF_INET, AF_INET6):
+        request = _DIAG_REQUEST.pack(family, IPPROTO_TCP, 0, _LISTEN)
         try:
             for message in ask(via, _BY_FAMILY, request, dump=True):
                 if wanted is None or message.body[4:6] in wanted:
                     found.append(_listening(message.body))
         except FileNotFoundError:
             # No tcp_diag for this family: with IPv6 switched off there is nothing to miss.
-            if family == socket.AF_INET:
+            if family == AF_INET:
                 raise
     return found
 
@@ -175,7 +180,7 @@ def _listening(body: bytes) -> Listening:
             cgroup = int.from_bytes(value, "little" if struct.pack("=H", 1)[0] else "big")
     return Listening(
         family,
-        address[:4] if family == socket.AF_INET else address,
+        address[:4] if family == AF_INET else address,
         int.from_bytes(port, "big"),
         interface,
         queue,

@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 from ec2ssh_agent.supervise import channel
 from ec2ssh_agent.supervise.loop import Loop
-from ec2ssh_agent.supervise.watch import Wake, WatchList, from_json
+from ec2ssh_agent.supervise.watch import Wake, WatchList
 
 DIRECTORY = sys.argv[1]
 
@@ -28,11 +29,15 @@ def offset() -> float:
         return 0.0
 
 
+def frozen(value: Any) -> Any:
+    return tuple(frozen(item) for item in value) if isinstance(value, list) else value
+
+
 def worker(config_path: str, root: str, wake: Wake) -> WatchList:
     with open(f"{DIRECTORY}/plan") as file:
         plan = json.load(file)
     with open(f"{DIRECTORY}/wakes", "a") as file:
-        file.write(wake.to_json() + "\n")
+        file.write(json.dumps(wake._asdict()) + "\n")
     for argv in plan.get("run", ()):
         with channel.busy(30.0):
             subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
@@ -50,7 +55,7 @@ def worker(config_path: str, root: str, wake: Wake) -> WatchList:
         time.sleep(0.3)
         with open(f"{DIRECTORY}/finished", "w") as file:
             file.write("yes")
-    watch = from_json(json.dumps(plan.get("watch", {})))
+    watch = WatchList(**{name: frozen(value) for name, value in plan.get("watch", {}).items()})
     if plan.get("generation"):
         watch = watch._replace(generation=plan["generation"] if plan["generation"] > 1 else _generation())
     return watch
@@ -59,8 +64,7 @@ def worker(config_path: str, root: str, wake: Wake) -> WatchList:
 def _generation() -> int:
     from ec2ssh_agent.netlink import NETFILTER, generation, open_socket
 
-    with open_socket(NETFILTER) as via:
-        return generation(via)
+    return generation(open_socket(NETFILTER))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,25 +16,10 @@ from ec2ssh_agent.supervise.inotify import Inotify
 from ec2ssh_agent.supervise.notify import Notifier
 from ec2ssh_agent.supervise.probe import Probe
 from ec2ssh_agent.supervise.socklook import HUNG, Queue
-from ec2ssh_agent.supervise.watch import Wake, WatchList, default, from_json
+from ec2ssh_agent.supervise.watch import Wake, WatchList
 from ec2ssh_agent.supervise.worker import GRACE, Pass
 
 PATIENCE = 20.0
-
-
-# -- watch lists
-
-
-def test_a_watch_list_survives_the_pipe() -> None:
-    watch = default("/etc/x/agent.conf")._replace(again=0.3, pids=(1, 2), ports=(22, 2222), generation=7)
-    assert from_json(watch.to_json()) == watch
-    assert hash(from_json(watch.to_json())) == hash(watch)
-
-
-@pytest.mark.parametrize("text", ["", "[]", "3", '{"interval": 1, "nonsense": 2}'])
-def test_nonsense_is_no_watch_list(text: str) -> None:
-    with pytest.raises((ValueError, TypeError, AttributeError)):
-        from_json(text)
 
 
 # -- inotify
@@ -371,3 +358,28 @@ def test_a_stopped_daemon_lets_the_pass_finish() -> None:
     made.stop(1.0, within=15.0)
     watch = finished(made, clock=1.0).watch
     assert watch and watch.status == "finished"
+
+
+# -- memory
+
+
+def test_the_loop_imports_nothing_that_weighs() -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import ec2ssh_agent.supervise.loop; print(*sys.modules)"
+    argv = [sys.executable, "-I", "-S", "-c", code, str(Path(__file__).resolve().parents[2] / "agent")]
+    modules = set(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, timeout=60).stdout.split())
+    heavy = {"typing", "re", "enum", "json", "socket", "signal", "contextlib", "subprocess", "logging", "argparse"}
+    assert not modules & heavy
+    assert {name for name in modules if name.startswith("ec2ssh_agent.")} <= {
+        "ec2ssh_agent.netlink",
+        "ec2ssh_agent.plain",
+        "ec2ssh_agent.supervise",
+    } | {name for name in modules if name.startswith("ec2ssh_agent.supervise.")}
+
+
+def test_a_plain_tuple_is_what_typing_makes_of_it() -> None:
+    assert Wake._fields[:3] == ("reasons", "by", "mono")
+    assert Wake(("start",)) == (("start",), (), 0.0, 0, "", ())
+    assert Wake(("start",))._replace(crashes=2).crashes == 2
+    assert repr(WatchList()).startswith("WatchList(interval=1800.0, pulse=1.0, again=None")
+    assert (Wake.__name__, Wake.__module__) == ("Wake", "ec2ssh_agent.supervise.watch")
+    assert Wake.__doc__ and Wake.__doc__.startswith("Why a pass is made")

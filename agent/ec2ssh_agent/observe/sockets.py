@@ -6,6 +6,7 @@ A socket belongs to the cgroup that its maker was in: sshd's unit; or, under soc
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Collection, Iterator
@@ -29,7 +30,7 @@ def listeners(host: Optional[Host] = None) -> Fact[tuple[Listener, ...]]:
     if host.root:
         return Unseen("an attached volume has no sockets")
     try:
-        with open_socket(SOCK_DIAG) as via:
+        with contextlib.closing(open_socket(SOCK_DIAG)) as via:
             found = listening(via)
     except OSError as error:
         return Unseen(f"SOCK_DIAG: {error.strerror or error}")

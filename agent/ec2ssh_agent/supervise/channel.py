@@ -1,36 +1,43 @@
-"""The worker's side of its pipe to the supervisor, which carries JSON lines: `{"busy": seconds}`, `{"crash": text}`,
-`{"watch": {…}}`.
+"""The worker's side of its pipe to the supervisor: ("busy", seconds), ("crash", text), ("watch", a WatchList's fields).
 
-Where no supervisor started the process (the commands `check` and `repair`), `busy` does nothing.
+Each goes as its length and what marshal makes of it: both ends are one interpreter, forked, and json would cost the
+supervisor a megabyte. Where no supervisor started the process (the commands `check` and `repair`), `busy` does nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import marshal
 import os
-import signal
+import struct
 import sys
-from collections.abc import Iterator
-from types import FrameType
-from typing import Callable, Optional
 
-from .watch import Wake, WatchList
+from ..plain import TYPE_CHECKING, signal
 
-Worker = Callable[[str, str, Wake], WatchList]
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Callable, Optional
+
+    from .watch import Wake, WatchList
+
+    Worker = Callable[[str, str, Wake], WatchList]
+
+LENGTH = struct.Struct("=I")
 
 _pipe = -1
 _stopping = False
 
 
-@contextlib.contextmanager
-def busy(seconds: float) -> Iterator[None]:
-    """While an owner's tool is at work, which must not be killed midway: at most so long."""
-    _send(json.dumps({"busy": seconds}))
-    try:
-        yield
-    finally:
-        _send(json.dumps({"busy": 0}))
+class busy:
+    """`with busy(seconds):` around an owner's tool, which must not be killed midway and takes that long at most."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        _send(("busy", self._seconds))
+
+    def __exit__(self, *raised: object) -> None:
+        _send(("busy", 0.0))
 
 
 def stopping() -> bool:
@@ -38,8 +45,9 @@ def stopping() -> bool:
     return _stopping
 
 
-def _send(line: str) -> None:
-    data = line.encode() + b"\n"
+def _send(message: tuple[str, object]) -> None:
+    data = marshal.dumps(message)
+    data = LENGTH.pack(len(data)) + data
     while data and _pipe >= 0:
         data = data[os.write(_pipe, data) :]
 
@@ -63,12 +71,12 @@ def be_worker(pipe: int, worker: Worker, config_path: str, root: str, wake: Wake
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # only 0, 1, 2 and the pipe stay open
         os.closerange(3, pipe)
         os.closerange(pipe + 1, 1024)
-        _send(f'{{"watch": {worker(config_path, root, wake).to_json()}}}')
+        _send(("watch", tuple(worker(config_path, root, wake))))
         status = 0
     finally:
         kind, error, trace = sys.exc_info()
         if status and kind is not None and error is not None:
-            _send(json.dumps({"crash": f"{kind.__name__}: {error}"[:300]}))
+            _send(("crash", f"{kind.__name__}: {error}"[:300]))
             sys.excepthook(kind, error, trace)
         sys.stdout.flush()
         sys.stderr.flush()

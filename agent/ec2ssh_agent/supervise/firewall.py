@@ -9,13 +9,26 @@ from __future__ import annotations
 
 import ctypes
 import os
-import socket
 import struct
 import time
-import zlib
-from typing import Optional
+from _socket import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_IP,
+    IPPROTO_IPV6,
+    IPPROTO_RAW,
+    MSG_DONTWAIT,
+    SOCK_CLOEXEC,
+    SOCK_RAW,
+    SOL_SOCKET,
+    socket,
+)
 
 from ..netlink import NETFILTER, NEWGEN, Generation, generation, generation_of, messages, open_socket
+from ..plain import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Optional
 
 _GROUP = 7  # NFNLGRP_NFTABLES
 _ATTACH_FILTER = 26
@@ -41,7 +54,7 @@ class Rules:
             self._listening = open_socket(NETFILTER)
             code = ctypes.create_string_buffer(_FILTER)
             program = struct.pack("@HP", len(_FILTER) // 8, ctypes.addressof(code))
-            self._listening.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
+            self._listening.setsockopt(SOL_SOCKET, _ATTACH_FILTER, program)
             self._listening.setsockopt(270, 1, _GROUP)
         except OSError:
             self._asking.close()
@@ -59,7 +72,7 @@ class Rules:
         found: list[Generation] = []
         while True:
             try:
-                data = self._listening.recv(1 << 12, socket.MSG_DONTWAIT)
+                data = self._listening.recv(1 << 12, MSG_DONTWAIT)
             except BlockingIOError:
                 break
             except OSError:
@@ -78,11 +91,11 @@ class Rules:
         return before != self.generation
 
 
-_FAMILIES = ((socket.AF_INET, socket.IPPROTO_IP, "/proc/net/ip_tables_names"),
-             (socket.AF_INET6, socket.IPPROTO_IPV6, "/proc/net/ip6_tables_names"))  # fmt: skip
+_FAMILIES = ((AF_INET, IPPROTO_IP, "/proc/net/ip_tables_names"),
+             (AF_INET6, IPPROTO_IPV6, "/proc/net/ip6_tables_names"))  # fmt: skip
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_…; the same for IPv6
 # struct ipt_entry and ip6t_entry: where their counters and the offset of the next entry stand
-_LAYOUT: dict[int, tuple[int, int]] = {socket.AF_INET: (88, 96), socket.AF_INET6: (140, 152)}
+_LAYOUT: dict[int, tuple[int, int]] = {AF_INET: (88, 96), AF_INET6: (140, 152)}
 _DEAR, _DEAR_SHARE = 0.0005, 0.001  # a look that takes more CPU than that (seconds) is made for that share of the time
 
 
@@ -91,7 +104,7 @@ class Legacy:
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._sockets: dict[int, socket.socket] = {}
+        self._sockets: dict[int, socket] = {}
         self._known: Optional[tuple[tuple[int, str, int, int], ...]] = None
         self._not_before = 0.0
 
@@ -116,17 +129,17 @@ class Legacy:
         return before is not None and before != found
 
     def _fingerprint(self, family: int, level: int, name: str) -> tuple[int, int]:
-        """Entries, and a CRC of them. A table that changes between the two calls (EAGAIN) is read at the next look."""
+        """Their number, and a hash. A table that changes between the two calls (EAGAIN) is read at the next look."""
         via = self._sockets.get(family)
         if via is None:
-            via = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+            via = socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
             self._sockets[family] = via
         info = self._ask(via, level, _GET_INFO, name.encode(), 84)
         count, size = struct.unpack_from("=II", info, 76)
         entries = self._ask(via, level, _GET_ENTRIES, struct.pack("=32sI", name.encode(), size), 40 + size)
-        return count, _crc(memoryview(entries)[40:], *_LAYOUT[family])
+        return count, _hash(memoryview(entries)[40:], *_LAYOUT[family])
 
-    def _ask(self, via: socket.socket, level: int, option: int, question: bytes, size: int) -> bytearray:
+    def _ask(self, via: socket, level: int, option: int, question: bytes, size: int) -> bytearray:
         buffer = bytearray(size)
         buffer[: len(question)] = question
         length = ctypes.c_uint32(size)
@@ -146,13 +159,12 @@ def _names(path: str) -> list[str]:
         return []
 
 
-def _crc(entries: memoryview, next_at: int, counters_at: int) -> int:
-    crc, at, end = 0, 0, len(entries)
+def _hash(entries: memoryview, next_at: int, counters_at: int) -> int:
+    found, at, end = 0, 0, len(entries)
     while at + counters_at + 16 <= end:
         (step,) = struct.unpack_from("=H", entries, at + next_at + 2)
         if step < counters_at + 16:
             break
-        crc = zlib.crc32(entries[at : at + counters_at], crc)
-        crc = zlib.crc32(entries[at + counters_at + 16 : at + step], crc)
+        found = hash((found, bytes(entries[at : at + counters_at]), bytes(entries[at + counters_at + 16 : at + step])))
         at += step
-    return crc
+    return found

@@ -10,7 +10,11 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Iterable
+
+from ..plain import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _CLOSE_WRITE, _ATTRIB, _MODIFY = 0x8, 0x4, 0x2
 _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import time
-from types import FrameType
-from typing import Callable, NoReturn, Optional, Protocol, TypeVar
 
-from .channel import Worker
+from ..plain import TYPE_CHECKING, signal
 from .firewall import Legacy, Rules
 from .inotify import Inotify
 from .network import Network
@@ -26,18 +23,23 @@ from .socklook import AGAIN, Look
 from .watch import Wake, WatchList, default
 from .worker import Pass
 
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Callable, NoReturn, Optional, Protocol, TypeVar
+
+    from .channel import Worker
+
+    class Source(Protocol):
+        def fileno(self) -> int: ...
+        def close(self) -> None: ...
+
+    _Source = TypeVar("_Source", bound=Source)
+
 _RESTART = 1.0  # seconds that systemd gets to restart a killed sshd
 _STOP = 15.0  # seconds that a pass gets to finish or roll back when the daemon stops
 _JUMP = 2.0  # seconds that the wall clock may move against the other one
 _CHANGERS = 16  # programs that changed the rules, remembered until the next pass
 _FLOOD, _NAP = 8, 0.05  # so many turns without a pause, and events are gathered for a while before they are read
-
-_Source = TypeVar("_Source", bound="Source")
-
-
-class Source(Protocol):
-    def fileno(self) -> int: ...
-    def close(self) -> None: ...
 
 
 def clock() -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import struct
+from _socket import MSG_DONTWAIT
 
 from ..netlink import ROUTE, attributes, messages, open_socket
 
@@ -34,7 +34,7 @@ class Network:
         changed = False
         while True:
             try:
-                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
+                data = self._socket.recv(1 << 16, MSG_DONTWAIT)
             except BlockingIOError:
                 return changed
             except OSError:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
-from collections.abc import MutableMapping
+from _socket import AF_UNIX, MSG_DONTWAIT, SOCK_CLOEXEC, SOCK_DGRAM, socket
+
+from ..plain import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
 
 
 class Notifier:
@@ -20,7 +24,7 @@ class Notifier:
         # Seconds between two signs of life: half of what systemd waits. Infinite: it does not wait.
         self.every = int(usec) / 2e6 if usec.isdigit() and int(usec) and mine else float("inf")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address else None
+        self._socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC) if address else None
         self._status = ""
 
     def ready(self, status: str) -> None:
@@ -46,7 +50,7 @@ class Notifier:
         if not self._socket:
             return
         try:
-            self._socket.sendto(text.encode(), socket.MSG_DONTWAIT, self._address)
+            self._socket.sendto(text.encode(), MSG_DONTWAIT, self._address)
         except OSError as error:
             # systemd is restarting itself, or behind with reading; it gets the next one.
             print(f"ec2ssh-agent: systemd was not told {text.split(chr(10))[0]}: {error.strerror}", file=sys.stderr)

@@ -7,8 +7,12 @@ would leave an error.
 from __future__ import annotations
 
 import errno
-import socket
-from typing import Optional
+from _socket import AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, socket
+
+from ..plain import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Optional
 
 WAIT = 12.0  # seconds: libwrap's refusal sleeps five, a name look-up that times out about ten
 _IDENTIFICATION = b"SSH-2.0-ec2ssh-agent\r\n"
@@ -19,7 +23,7 @@ class Probe:
     """One connection at a time. The answer is "banner", "refused", "closed" or "silent"."""
 
     def __init__(self) -> None:
-        self._socket: Optional[socket.socket] = None
+        self._socket: Optional[socket] = None
         self.answer: Optional[str] = None
         self.until = float("inf")
 
@@ -27,8 +31,8 @@ class Probe:
         """Connects. Raises OSError where there is no such address."""
         self.close()
         self.answer = None
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        family = AF_INET6 if ":" in address[0] else AF_INET
+        self._socket = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
         self.until = now + WAIT
         code = self._socket.connect_ex(address)
         if code and code not in _PENDING:

@@ -9,7 +9,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from ..plain import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Optional
 
 QUIET, BURST = 0.03, 0.15
 SHARE, BUDGET, LONGEST = 0.035, 0.5, 5.0

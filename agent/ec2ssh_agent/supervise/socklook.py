@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ..netlink import SOCK_DIAG, Listening, listening, open_socket
+from ..plain import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 HUNG = 1.0  # seconds that a queue must not have drained for
 AGAIN = 0.25  # between two looks while connections wait

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any, NamedTuple, Optional
+from ..plain import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Optional
 
 
 class Wake(NamedTuple):
@@ -17,9 +19,6 @@ class Wake(NamedTuple):
     crashes: int = 0  # passes in a row that crashed or overran
     trouble: str = ""  # how the last of them ended
     missing: tuple[str, ...] = ()  # wake-up sources that this machine does not give: "name: why"
-
-    def to_json(self) -> str:
-        return json.dumps(self._asdict())
 
 
 class WatchList(NamedTuple):
@@ -38,18 +37,6 @@ class WatchList(NamedTuple):
     generation: int = 0  # of nf_tables, as the pass last read the rules; 0: unknown
     probe: float = 0.0  # every so often, read sshd's banner; 0: never
     probe_at: tuple[str, int] = ("127.0.0.1", 22)
-
-    def to_json(self) -> str:
-        return json.dumps(self._asdict())
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
-
-
-def from_json(text: str) -> WatchList:
-    """Raises ValueError or TypeError for anything but a watch list."""
-    return WatchList(**{name: _frozen(value) for name, value in json.loads(text).items()})
 
 
 def default(config_path: str) -> WatchList:

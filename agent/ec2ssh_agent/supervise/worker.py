@@ -7,13 +7,18 @@ alone: the tool ends its work, and the next pass looks at what it left.
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
-import signal
-from typing import Optional
 
-from .channel import Worker, be_worker
-from .watch import Wake, WatchList, from_json
+from ..plain import TYPE_CHECKING, signal
+from .channel import LENGTH, be_worker
+from .watch import WatchList
+
+if TYPE_CHECKING:
+    from typing import Optional
+
+    from .channel import Worker
+    from .watch import Wake
 
 GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 _LARGEST = 4 << 20  # bytes over the pipe
@@ -63,20 +68,24 @@ class Pass:
             if self._size > _LARGEST:
                 self.trouble = "the pass wrote too much"
                 continue
-            *lines, self._buffer = (self._buffer + data).split(b"\n")
-            for line in lines:
-                self._take(line, now)
+            self._buffer += data
+            while len(self._buffer) >= LENGTH.size:
+                end = LENGTH.size + LENGTH.unpack_from(self._buffer)[0]
+                if len(self._buffer) < end:
+                    break
+                frame, self._buffer = self._buffer[LENGTH.size : end], self._buffer[end:]
+                self._take(frame, now)
 
-    def _take(self, line: bytes, now: float) -> None:
+    def _take(self, frame: bytes, now: float) -> None:
         try:
-            for kind, value in json.loads(line).items():
-                if kind == "busy":
-                    self._busy(float(value), now)
-                elif kind == "crash":
-                    self.trouble = str(value)
-                elif kind == "watch":
-                    self.watch = from_json(json.dumps(value))
-        except (ValueError, TypeError, AttributeError) as error:
+            kind, value = marshal.loads(frame)
+            if kind == "busy":
+                self._busy(float(value), now)
+            elif kind == "crash":
+                self.trouble = str(value)
+            elif kind == "watch":
+                self.watch = WatchList(*value)
+        except (EOFError, ValueError, TypeError) as error:
             self.trouble = f"the pass wrote nonsense: {error}"
 
     def _busy(self, seconds: float, now: float) -> None:

@@ -1,0 +1,32 @@
+"""What keeps typing, re and enum (2 MB) out of the supervisor's memory: a NamedTuple of its own, and the signals
+without their enumeration.
+
+A class that derives from this NamedTuple is what typing would have made of it, to mypy too; its module postpones
+annotations.
+"""
+
+from __future__ import annotations
+
+__all__ = ["TYPE_CHECKING", "NamedTuple", "signal"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import NamedTuple
+else:
+    import _signal as signal
+    from collections import namedtuple
+
+    class _Meta(type):
+        def __new__(cls, name, bases, namespace):
+            if not bases:
+                return super().__new__(cls, name, bases, namespace)
+            fields = namespace.pop("__annotations__")
+            defaults = [namespace.pop(field) for field in fields if field in namespace]
+            made = namedtuple(name, fields, defaults=defaults, module=namespace.pop("__module__"))
+            for key, value in namespace.items():
+                setattr(made, key, value)
+            return made
+
+    class NamedTuple(metaclass=_Meta):
+        """Base of a class of fields, as `typing.NamedTuple`."""
