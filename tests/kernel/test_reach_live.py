@@ -118,7 +118,7 @@ def test_the_rules_of_all_tools_together() -> None:
     ("rules", "status"),
     [
         ("", 0),
-        ("ip6 saddr != fe80::/10 drop", 1),  # one of the ways in is shut
+        ("meta nfproto ipv6 tcp dport 22 drop", 1),  # one of the ways in is shut
         ("tcp dport 22 drop", 2),
         ("icmpv6 type nd-neighbor-solicit drop", 1),
     ],
