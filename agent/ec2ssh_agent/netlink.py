@@ -67,9 +67,19 @@ class Listening(NamedTuple):
     cgroup: int
 
 
-def open_socket(protocol: int, groups: Sequence[int] = ()) -> socket:
+class Netlink(socket):
+    """A netlink socket that a `with` closes."""
+
+    def __enter__(self) -> Netlink:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+
+def open_socket(protocol: int, groups: Sequence[int] = ()) -> Netlink:
     """A netlink socket, member of those multicast groups. Raises OSError."""
-    made = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
+    made = Netlink(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
     try:
         made.bind((0, 0))
         for group in groups:

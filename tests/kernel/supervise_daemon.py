@@ -64,7 +64,8 @@ def worker(config_path: str, root: str, wake: Wake) -> WatchList:
 def _generation() -> int:
     from ec2ssh_agent.netlink import NETFILTER, generation, open_socket
 
-    return generation(open_socket(NETFILTER))
+    with open_socket(NETFILTER) as via:
+        return generation(via)
 
 
 if __name__ == "__main__":

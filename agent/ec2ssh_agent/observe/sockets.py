@@ -6,7 +6,6 @@ A socket belongs to the cgroup that its maker was in: sshd's unit; or, under soc
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import Collection, Iterator
@@ -30,7 +29,7 @@ def listeners(host: Optional[Host] = None) -> Fact[tuple[Listener, ...]]:
     if host.root:
         return Unseen("an attached volume has no sockets")
     try:
-        with contextlib.closing(open_socket(SOCK_DIAG)) as via:
+        with open_socket(SOCK_DIAG) as via:
             found = listening(via)
     except OSError as error:
         return Unseen(f"SOCK_DIAG: {error.strerror or error}")
@@ -67,7 +66,8 @@ def _interface(index: int) -> str:
 
 def units_of(ids: Collection[int], host: Host) -> dict[int, str]:
     """Unit by cgroup id, which is the inode of its directory; of those ids that are found."""
-    wanted, found = set(ids), {}
+    wanted = set(ids)
+    found: dict[int, str] = {}
     mount = next((path for path in _MOUNTS if host.exists(f"{path}/cgroup.controllers")), None)
     if not wanted or mount is None:
         return found

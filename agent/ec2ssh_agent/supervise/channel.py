@@ -15,7 +15,7 @@ from ..plain import TYPE_CHECKING, signal
 
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Callable, Optional
+    from typing import Any, Callable, Optional
 
     from .watch import Wake, WatchList
 
@@ -45,7 +45,7 @@ def stopping() -> bool:
     return _stopping
 
 
-def _send(message: tuple[str, object]) -> None:
+def _send(message: tuple[str, Any]) -> None:
     data = marshal.dumps(message)
     data = LENGTH.pack(len(data)) + data
     while data and _pipe >= 0:
@@ -78,6 +78,7 @@ def be_worker(pipe: int, worker: Worker, config_path: str, root: str, wake: Wake
         if status and kind is not None and error is not None:
             _send(("crash", f"{kind.__name__}: {error}"[:300]))
             sys.excepthook(kind, error, trace)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream:
+                stream.flush()
         os._exit(status)
