@@ -93,8 +93,8 @@ flush() {
 for tool in iptables ip6tables; do
     ! command -v "$tool" >/dev/null 2>&1 || flush "$tool"
 done
-[ ! -s /proc/net/ip_tables_names ] || flush iptables-legacy
-[ ! -s /proc/net/ip6_tables_names ] || flush ip6tables-legacy
+! grep -qs . /proc/net/ip_tables_names || flush iptables-legacy
+! grep -qs . /proc/net/ip6_tables_names || flush ip6tables-legacy
 ! command -v ufw >/dev/null 2>&1 || ufw disable
 ! command -v firewall-cmd >/dev/null 2>&1 || systemctl disable --now firewalld
 """
@@ -152,7 +152,7 @@ def _rules(config: Config) -> str:
         for source in [""] if everyone else [f" -s {text}" for text in ranges]:
             lines.append(f'accept {tool}{source} -p tcp --dport "$port"\n')
             # The older kernel interface's rules apply besides those of the newer one.
-            lines.append(f'[ ! -s {names} ] || accept {tool}-legacy{source} -p tcp --dport "$port"\n')
+            lines.append(f'! grep -qs . {names} || accept {tool}-legacy{source} -p tcp --dport "$port"\n')
         lines += [f"accept_nft '{key} saddr {text} '\n" for text in ranges]
     if everyone:
         lines += ["accept_nft ''\n", _FIREWALLD]
