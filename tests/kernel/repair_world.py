@@ -126,11 +126,22 @@ def kill_everywhere(place: World, rung: Rung, *, every: int) -> None:
     killed = 0
     for point in range(first, points + 1, every):
         killed += place.drive("apply", rung=rung, kill=point) is None
-        states = {record["state"] for record in said(place.drive("recover"))["records"]}
-        assert states == {"undone"}, f"killed at {point}, seed {seed}"
-        assert place.listing() == before, f"killed at {point}, seed {seed}"
-    print(f"{killed} of {points} kill points, seed {seed}")
-    assert killed == len(range(first, points + 1, every))
+        check(place, before, f"killed at {point}, seed {seed}")
+    change = said(place.drive("apply", rung=rung))["records"][0]["id"]
+    undoing = said(place.drive("undo", id=change))["count"]
+    for point in range(first, undoing + 1, every):
+        change = said(place.drive("apply", rung=rung))["records"][0]["id"]
+        killed += place.drive("undo", id=change, kill=point) is None
+        check(place, before, f"killed at {point} of undo, seed {seed}")
+    print(f"{killed} of {points + undoing} kill points, seed {seed}")
+    assert killed == len(range(first, points + 1, every)) + len(range(first, undoing + 1, every))
+
+
+def check(place: World, before: str, where: str) -> None:
+    """After a kill: all records closed, all as before, nothing half-written left."""
+    states = {record["state"] for record in said(place.drive("recover"))["records"]}
+    assert states <= {"undone"}, where
+    assert place.listing() == before, where
 
 
 assert os.geteuid() == 0, "the tests of repairs need root"

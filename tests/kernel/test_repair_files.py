@@ -86,7 +86,7 @@ def test_made_and_undone(place: World, case: str) -> None:
 @pytest.mark.parametrize("case", STEPS)
 def test_killed_at_some_changes_of_files(place: World, case: str) -> None:
     place.sh(SETUP[case])
-    kill_everywhere(place, Rung("it", "", STEPS[case]), every=7)
+    kill_everywhere(place, Rung("it", "", STEPS[case]), every=11)
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_several_kinds_in_one_change(place: World) -> None:
     for case in WHOLE:
         place.sh(SETUP[case])
     insert = Insert(Backend.IPTABLES_NFT, "ip", "filter", "INPUT", ("-p", "tcp", "--dport", "22", "-j", "ACCEPT"))
-    kill_everywhere(place, Rung("it", "", (insert, *(step for case in WHOLE for step in STEPS[case]))), every=12)
+    kill_everywhere(place, Rung("it", "", (insert, *(step for case in WHOLE for step in STEPS[case]))), every=17)
 
 
 def test_what_is_kept_of_a_file(place: World) -> None:

@@ -88,7 +88,7 @@ KILLED = ["nft variant", "legacy", "set", "nft set", "no table yet"]
 def test_killed_at_some_changes(place: World, case: str) -> None:
     base, steps = CASES[case]
     place.sh(BASE[base])
-    kill_everywhere(place, Rung("open", "", steps), every=6)
+    kill_everywhere(place, Rung("open", "", steps), every=11)
 
 
 @pytest.mark.slow

@@ -94,11 +94,8 @@ def apply(
     record = record._replace(steps=rung.steps)
     context = Context(host, record.id, busy)
     try:
-        records.write(host, record)
         for step in record.steps:
             record = _make(context, record, step, note)
-        record = record._replace(state=State.APPLIED)
-        records.write(host, record)
         return record
     except (AgentError, OSError) as error:
         _abandon(host, record.id, context, error)
@@ -115,7 +112,8 @@ def _make(context: Context, record: Record, step: Step, note: Say) -> Record:
     for line in lines:
         note(line)
     work.make(saved)
-    record = record._replace(saved=(*record.saved[:-1], work.seal(saved)))
+    state = State.APPLIED if len(record.saved) == len(record.steps) else State.OPEN
+    record = record._replace(saved=(*record.saved[:-1], work.seal(saved)), state=state)
     records.write(context.host, record)
     return record
 
@@ -127,7 +125,7 @@ def _abandon(host: Host, change: str, context: Context, error: Exception) -> Non
     except AgentError:
         return  # not even the first write succeeded: nothing was done
     try:
-        notes = _revert(context, record, force=True)
+        notes = _revert(context, record, _differences(context, record))
         close(host, record, State.FAILED, (str(error), *notes))
     except AgentError as other:
         with contextlib.suppress(AgentError):
@@ -143,23 +141,30 @@ def undo(host: Host, record: Record, *, reason: str = "undone", busy: BusyFor = 
     if record.state in (State.UNDONE, State.FAILED):
         return Undone(record)
     context = Context(host, record.id, busy)
+    differences = _differences(context, record)
+    if any(differences):
+        raise ChangedSince(record.id, "\n".join(text for text in differences if text))
     audit(host, record, tuple(f"undo {line}" for line in typed(record)))
-    notes = _revert(context, record)
+    if not record.state.unfinished:
+        # From here on a crash leaves something half undone, which `recover` finishes.
+        records.write(host, record._replace(state=State.APPLIED))
+    try:
+        notes = _revert(context, record, differences)
+    except AgentError:
+        records.write(host, record)
+        raise
     return Undone(close(host, record, State.UNDONE, (reason, *notes)), notes)
 
 
-def _revert(context: Context, record: Record, *, force: bool = False) -> tuple[str, ...]:
-    """With `force` steps that were changed since are left and noted, else nothing is done."""
+def _differences(context: Context, record: Record) -> list[str]:
+    return [work.difference(saved) for work, saved in _begun(context, record)]
+
+
+def _revert(context: Context, record: Record, differences: list[str]) -> tuple[str, ...]:
+    """Takes the steps back, the last one first; those that somebody changed since are left, and noted."""
     begun = _begun(context, record)
-    notes: list[str] = []
-    left: set[int] = set()
-    for number, (work, saved) in enumerate(begun):
-        difference = work.difference(saved)
-        if difference and not force:
-            raise ChangedSince(record.id, difference)
-        if difference:
-            left.add(number)
-            notes.append(f"left as it is: {difference}")
+    notes = [f"left as it is: {difference}" for difference in differences if difference]
+    left = {number for number, difference in enumerate(differences) if difference}
     for number in reversed(range(len(begun))):
         if number not in left:
             work, saved = begun[number]
@@ -203,7 +208,7 @@ def recover(host: Host, *, note: Say = lambda text: None, busy: BusyFor = _quiet
 def _recover(context: Context, record: Record, note: Say) -> Record:
     audit(context.host, record, ("roll back: it was not verified when the agent ended",))
     try:
-        notes = _revert(context, record, force=True)
+        notes = _revert(context, record, _differences(context, record))
         state = State.FAILED if any(text.startswith("left as it is") for text in notes) else State.UNDONE
         record = close(context.host, record, state, ("rolled back at the next start", *notes))
     except (StepFailed, HostError) as error:
@@ -211,7 +216,8 @@ def _recover(context: Context, record: Record, note: Say) -> Record:
         record = record._replace(tries=record.tries + 1, notes=(*record.notes, f"not rolled back: {error}")[-20:])
         if record.tries >= TRIES:
             record = record._replace(state=State.FAILED, closed=context.host.now())
-        records.write(context.host, record)
+        with contextlib.suppress(AgentError):  # a full disk: said above, tried again at the next start
+            records.write(context.host, record)
     return record
 
 

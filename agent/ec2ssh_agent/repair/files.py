@@ -68,8 +68,17 @@ def capture(host: Host, path: str, *, content: bool = True) -> File:
     return File(path, True, data, stat.S_IMODE(status.mode), status.uid, status.gid)
 
 
+def sweep(host: Host, path: str) -> None:
+    """Removes what an agent that was killed inside `Host.replace` left beside `path`. Raises HostError."""
+    directory, _, name = path.rpartition("/")
+    for entry in host.listdir(directory):
+        if entry.startswith(f"{name}.ec2ssh-agent."):
+            host.remove(f"{directory}/{entry}")
+
+
 def restore(host: Host, file: File) -> None:
     """Puts a captured file's content back, or removes what was not there. Raises StepFailed, HostError."""
+    sweep(host, file.path)
     now = capture(host, file.path)
     if (now.exists, now.content) == (file.exists, file.content):
         return
@@ -294,6 +303,7 @@ class Keys:
         self._discard(f"{CHANGES}/{self.context.change}/key")
         for public, private in zip(saved.files[::2], saved.files[1::2]):
             if not private.exists:
+                sweep(self.host, private.path)
                 self.host.remove(private.path)
                 restore(self.host, public)
         return ()

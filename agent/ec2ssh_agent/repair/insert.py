@@ -143,10 +143,12 @@ class Rule:
         return self.step.table in names.split()
 
     def _find_nft(self) -> list[tuple[Argv, str]]:
-        """(chain and handle, text) of each."""
-        rules = [
-            item["rule"] for item in scaffold.listing(self.context, self.step.family, self.step.table) if "rule" in item
-        ]
+        """(chain and handle, text) of each: in its chain, else, if somebody moved it, anywhere in the table."""
+        return self._among(self.step.chain) or self._among("")
+
+    def _among(self, chain: str) -> list[tuple[Argv, str]]:
+        items = scaffold.listing(self.context, self.step.family, self.step.table, chain)
+        rules = [item["rule"] for item in items if "rule" in item]
         return [
             ((rule["chain"], "handle", str(rule["handle"])), f"{rule['chain']}: {json.dumps(rule['expr'])}")
             for rule in rules
@@ -212,12 +214,8 @@ class Rule:
     def _revert_nft(self) -> None:
         step = self.step
         script = [f"delete rule {step.family} {step.table} {' '.join(place)}" for place, _ in self._find_nft()]
-        sets = {
-            item["set"]["name"]
-            for item in scaffold.listing(self.context, self.step.family, self.step.table)
-            if "set" in item
-        }
-        if self.set in sets:
+        items = scaffold.listing(self.context, step.family, step.table) if step.networks else []
+        if any(item["set"]["name"] == self.set for item in items if "set" in item):
             script.append(f"delete set {step.family} {step.table} {self.set}")
         if script:
             command(self.context, ("nft", "-f", "-"), stdin="\n".join(script).encode() + b"\n")

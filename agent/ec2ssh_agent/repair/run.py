@@ -24,8 +24,12 @@ class Commands:
         self.context, self.host, self.step = context, context.host, step
 
     def save(self) -> Saved:
-        files = tuple(capture(self.host, resolve(self.host, path)) for path in self.step.files)
-        return Saved(self.host.now(), files=files)
+        return Saved(self.host.now(), files=tuple(self._before(path) for path in self.step.files))
+
+    def _before(self, path: str) -> File:
+        if not self.host.exists(path.rpartition("/")[0]):
+            return File(path, False)  # the tool makes the directory, too
+        return capture(self.host, resolve(self.host, path))
 
     def _run(self, argv: Argv) -> None:
         named = tuple(substitute(word, self.context.change) for word in argv)

@@ -9,15 +9,20 @@ from .records import Text
 from .work import Context, StepFailed, command
 
 
-def listing(context: Context, family: str, table: str) -> list[dict[str, Any]]:
-    """`nft -j list table` without sets' elements; empty where there is no such table. Raises StepFailed, HostError."""
-    ran = context.host.run(("nft", "-j", "-t", "-a", "list", "table", family, table), deadline=30.0)
+def listing(context: Context, family: str, table: str, chain: str = "") -> list[dict[str, Any]]:
+    """`nft -j list` of a table or chain, without sets' elements; empty where there is none. Raises StepFailed."""
+    what = ("chain", family, table, chain) if chain else ("table", family, table)
+    ran = context.host.run(("nft", "-j", "-t", "-a", "list", *what), deadline=30.0)
     if ran.code:
         if "No such file or directory" in ran.err.decode("utf-8", "replace"):
             return []
-        raise StepFailed(f"nft list table {family} {table}: {ran.complaint}")
+        raise StepFailed(f"nft list {' '.join(what)}: {ran.complaint}")
+    return _items(ran.out)
+
+
+def _items(out: bytes) -> list[dict[str, Any]]:
     try:
-        return list(json.loads(ran.out)["nftables"])
+        return list(json.loads(out)["nftables"])
     except (ValueError, KeyError, TypeError) as error:
         raise StepFailed(f"nft -j: {error}") from error
 
@@ -26,16 +31,17 @@ def save(context: Context, family: str, table: str) -> tuple[Text, ...]:
     """The chains that there are; nothing where there is no nft to take others away with."""
     if not context.host.program("nft"):
         return ()
-    chains = _chains(listing(context, family, table))
-    return (Text(_name(family, table), json.dumps(chains).encode()),)
+    return (Text(_name(family, table), json.dumps(_chains(context, family, table)).encode()),)
 
 
 def take_down(context: Context, family: str, table: str, before: Optional[bytes]) -> None:
     """Removes what `save` did not see, if nobody has put anything into it since."""
-    found = listing(context, family, table) if before is not None else []
-    if before is None or not found:
+    if before is None:
         return
-    known = json.loads(before)
+    known, present = json.loads(before), _chains(context, family, table)
+    if not set(present or ()) - set(known or ()):
+        return
+    found = listing(context, family, table)
     used = {item["rule"]["chain"] for item in found if "rule" in item}
     chains = [item["chain"] for item in found if "chain" in item]
     empty = [c for c in chains if c["name"] not in used and c.get("hook") and c.get("policy") == "accept"]
@@ -55,6 +61,9 @@ def _name(family: str, table: str) -> str:
     return f"chains of {family} {table}"
 
 
-def _chains(found: list[dict[str, Any]]) -> Optional[list[str]]:
-    """None: no such table."""
-    return [item["chain"]["name"] for item in found if "chain" in item] if found else None
+def _chains(context: Context, family: str, table: str) -> Optional[list[str]]:
+    """Names; None: no such table. Listing all chains is cheap, whatever the number of rules."""
+    items = _items(command(context, ("nft", "-j", "list", "chains", family)).out)
+    chains = [item["chain"] for item in items if "chain" in item]
+    names = [chain["name"] for chain in chains if (chain["family"], chain["table"]) == (family, table)]
+    return names if names or listing(context, family, table) else None
