@@ -76,7 +76,7 @@ def resolved(document: Mapping[str, Any], previous: Optional[Mapping[str, Any]])
 
 
 def new_repairs(document: Mapping[str, Any], previous: Optional[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The repairs that are new since `previous` (else since the agent was started), or ended otherwise; newest first."""
+    """The repairs that are new since `previous` (or the agent's start), or ended otherwise; newest first."""
     if previous is None:
         started = document["agent"].get("started") or document["updated"]
         return [item for item in document["repairs"] if item["time"] >= started]

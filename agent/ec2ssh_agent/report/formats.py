@@ -152,9 +152,7 @@ def otlp_logs(report: Mapping[str, Any]) -> dict[str, Any]:
             }
         ),
     }
-    return {
-        "resourceLogs": [{"resource": _resource(report), "scopeLogs": [{"scope": _SCOPE, "logRecords": [record]}]}]
-    }
+    return {"resourceLogs": [{"resource": _resource(report), "scopeLogs": [{"scope": _SCOPE, "logRecords": [record]}]}]}
 
 
 def otlp_metrics(report: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,6 +168,4 @@ def otlp_metrics(report: Mapping[str, Any], status: Mapping[str, Any]) -> dict[s
         if family.kind == "counter":
             data = {"sum": {"dataPoints": points, "aggregationTemporality": 2, "isMonotonic": True}}
         found.append({"name": family.name, "description": family.text, **data})
-    return {
-        "resourceMetrics": [{"resource": _resource(report), "scopeMetrics": [{"scope": _SCOPE, "metrics": found}]}]
-    }
+    return {"resourceMetrics": [{"resource": _resource(report), "scopeMetrics": [{"scope": _SCOPE, "metrics": found}]}]}

@@ -2,6 +2,7 @@
 
     spool/0000000012-repair-<uuid>.json    a report; the name has its order, its kind and its idempotency key
     spool/state.json                       instance, last sequence, how many were dropped
+    spool/config.json                      the configuration that reports were last made with
     spool/wake                             rewritten after each report: what the path unit looks at
 
 The reporter runs unprivileged and only acknowledges: /var/lib/ec2ssh-agent-report/<uuid> says how the delivery of that
@@ -16,6 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
+from .. import codec
 from ..config import Config
 from ..host import Host, HostError, NotFound
 from . import content
@@ -24,6 +26,7 @@ DIRECTORY = "/var/lib/ec2ssh-agent/spool"
 REPORTER = "/var/lib/ec2ssh-agent-report"
 _STATE = f"{DIRECTORY}/state.json"
 _WAKE = f"{DIRECTORY}/wake"
+CONFIG = f"{DIRECTORY}/config.json"
 _ACK_CAP = 4096
 _REPORT_CAP = 1 << 20
 #: However small they are: listing and checking more would cost every pass.
@@ -116,13 +119,25 @@ def enqueue(
     sweep(host)
     id = str(uuid.uuid4())
     report = content.report(document, previous=previous, kind=kind, id=id, sequence=sequence)
-    body = json.dumps(report, separators=(",", ":")).encode() + b"\n"
+    body = _encode(report)
     state = _make_room(host, config.report_spool_max, len(body), state)
     entry = Entry(sequence, kind, id, f"{sequence:010d}-{kind}-{id}.json")
     _write(host, entry.path, body)
     _write(host, _STATE, json.dumps(state._replace(sequence=sequence)._asdict()).encode())
+    _write(host, CONFIG, json.dumps(codec.encode(config)).encode(), sync=False)
     _write(host, _WAKE, f"{sequence}\n".encode(), sync=False)
     return id
+
+
+def _encode(report: content.Report) -> bytes:
+    """A report that is too large goes without evidence, and with few findings."""
+    body = json.dumps(report, separators=(",", ":")).encode() + b"\n"
+    if len(body) < _REPORT_CAP // 2:
+        return body
+    few = [{**finding, "evidence": []} for finding in report["findings"][:20]]
+    few_repairs = [{**repair, "commands": [], "notes": []} for repair in report["repairs"]]
+    cut = {**report, "findings": few, "resolved": report["resolved"][:20], "repairs": few_repairs, "truncated": True}
+    return json.dumps(cut, separators=(",", ":")).encode() + b"\n"
 
 
 def _prepare(host: Host) -> None:

@@ -1,0 +1,277 @@
+"""One report to one endpoint, over HTTPS, HTTP or a unix socket. Runs unprivileged; imported by the reporter alone.
+
+Nothing of the endpoint is trusted: certificates are always verified, redirects go to no other host, of a body 4 KiB are
+read, http.client bounds the headers (64 KiB a line, 100 of them), and the whole exchange has a deadline, which an
+alarm enforces against a peer that sends one byte now and then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import gzip
+import hashlib
+import hmac
+import re
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from urllib.parse import unquote, urljoin, urlsplit
+
+from .. import __version__
+from ..config import Config
+from ..host import Host, HostError
+from ..model import AgentError
+from .formats import Request, address
+
+if TYPE_CHECKING:
+    from requests import Response
+
+#: Seconds: to connect, between two bytes, and for the whole exchange.
+CONNECT, READ, WHOLE = 5.0, 10.0, 30.0
+_BODY_CAP = 4096
+_REDIRECTS = 3
+_COMPRESS_FROM = 1024
+_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
+_RETRIED = (408, 425, 429)
+
+
+class Outcome(enum.Enum):
+    DELIVERED = "delivered"
+    PARKED = "parked"  # refused for good: sending the same again would be refused again
+    RETRY = "retry"
+
+
+class Answer(NamedTuple):
+    """`text` is one printable line for a person. `plain`: the endpoint does not take gzip."""
+
+    outcome: Outcome
+    text: str
+    retry_after: float = 0.0
+    plain: bool = False
+
+
+class Misconfigured(AgentError):
+    """The [report] section or its credentials cannot be used."""
+
+
+class _TooSlow(Exception):
+    """The whole exchange took too long. No OSError: urllib3 would take it for one of the connection's."""
+
+
+def _unix_adapter() -> Any:
+    """What serves http+unix://%2Frun%2Fthing.sock/path for requests, of any version from 2.25 on."""
+    import urllib3
+    import urllib3.connection
+    from requests.adapters import HTTPAdapter
+
+    class Connection(urllib3.connection.HTTPConnection):
+        def __init__(self, path: str) -> None:
+            super().__init__("localhost", timeout=READ)
+            self.path = path
+
+        def connect(self) -> None:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(READ)
+            self.sock.connect(self.path)
+
+    class Pool(urllib3.HTTPConnectionPool):
+        def __init__(self, path: str) -> None:
+            super().__init__("localhost", timeout=READ)
+            self.path = path
+
+        def _new_conn(self) -> Any:
+            return Connection(self.path)
+
+    class Adapter(HTTPAdapter):
+        def get_connection_with_tls_context(
+            self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
+        ) -> Any:
+            return self.get_connection(request.url)
+
+        def get_connection(self, url: Any, proxies: Any = None) -> Any:
+            return Pool(unquote(urlsplit(url).netloc))
+
+        def request_url(self, request: Any, proxies: Any) -> str:
+            return str(request.path_url)
+
+    return Adapter()
+
+
+# -- the endpoint
+
+
+class Endpoint:
+    """The configured endpoint, with its credentials. Raises Misconfigured."""
+
+    def __init__(self, host: Host, config: Config) -> None:
+        self.url = config.report_url
+        self.token = _secret(host, config.report_token_file).decode("ascii", "replace")
+        self.key = _secret(host, config.report_hmac_key_file)
+        if self.token and not re.fullmatch(r"[\x21-\x7e]+", self.token):
+            raise Misconfigured(f"{config.report_token_file}: a token is one line of printable ASCII")
+        if self.token and self.url.startswith("http://") and not _loopback(self.url):
+            raise Misconfigured("[report] token_file: a token is not sent over http:// to another host")
+        import requests
+
+        self.session = requests.Session()
+        # No ~/.netrc, no REQUESTS_CA_BUNDLE; the proxy variables are read below.
+        self.session.trust_env = False
+        self.session.mount("http+unix://", _unix_adapter())
+        self.session.verify = config.report_ca_file or next((path for path in _BUNDLES if host.exists(path)), True)
+        if config.report_client_cert:
+            cert, key = config.report_client_cert, config.report_client_key
+            self.session.cert = (cert, key) if key else cert
+
+    def send(self, request: Request, *, id: str, now: float, plain: bool = False, whole: float = WHOLE) -> Answer:
+        """Sends one request, with `id` as its idempotency key. Never raises for what an endpoint or a network does."""
+        import requests
+        import urllib3
+
+        try:
+            with _deadline(whole):
+                return self._send(request, id, now, plain)
+        except _TooSlow:
+            return Answer(Outcome.RETRY, f"no whole answer within {whole:g} s")
+        except requests.exceptions.SSLError as error:
+            return Answer(Outcome.RETRY, _line(f"TLS: {_reason(error)}"))
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            return Answer(Outcome.RETRY, _line(f"{type(error).__name__}: {_reason(error)}"))
+
+    def _send(self, request: Request, id: str, now: float, plain: bool) -> Answer:
+        from requests.utils import get_environ_proxies
+
+        url = address(self.url, request.path)
+        compressed = request.compress and not plain and len(request.body) >= _COMPRESS_FROM
+        body = gzip.compress(request.body, 6, mtime=0) if compressed else request.body
+        headers = self._headers(body, id, now)
+        if compressed:
+            headers["Content-Encoding"] = "gzip"
+        for _ in range(_REDIRECTS + 1):
+            proxies = get_environ_proxies(url, no_proxy=None) if "+unix" not in url else {}
+            response = self.session.post(
+                url, data=body, headers=headers, proxies=proxies, timeout=(CONNECT, READ),
+                allow_redirects=False, stream=True,
+            )  # fmt: skip
+            with contextlib.closing(response):
+                if response.status_code in (307, 308) and "location" in response.headers:
+                    target = urljoin(url, response.headers["location"])
+                    if not _same_host(url, target):
+                        return Answer(Outcome.PARKED, _said(response, "redirects to another host"))
+                    url = target
+                    continue
+                if response.status_code == 415 and compressed:
+                    return self._send(request, id, now, True)._replace(plain=True)
+                return _answer(response, now)
+        return Answer(Outcome.PARKED, f"more than {_REDIRECTS} redirects")
+
+    def _headers(self, body: bytes, id: str, now: float) -> dict[str, str]:
+        headers = {
+            "Content-Type": "application/json",
+            "Idempotency-Key": id,
+            "User-Agent": f"ec2ssh-agent/{__version__}",
+            "Accept-Encoding": "identity",
+        }
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        if self.key:
+            headers["X-EC2SSH-Signature"] = signature(self.key, body, int(now))
+        return headers
+
+
+def signature(key: bytes, body: bytes, seconds: int) -> str:
+    """contracts.md: over the time, a dot and the body as it is on the wire (compressed, if it is)."""
+    mac = hmac.new(key, f"{seconds}.".encode() + body, hashlib.sha256)
+    return f"t={seconds},sha256={mac.hexdigest()}"
+
+
+def _secret(host: Host, path: str) -> bytes:
+    if not path:
+        return b""
+    try:
+        content = host.read(path, cap=1 << 16).strip()
+    except HostError as error:
+        raise Misconfigured(str(error)) from error
+    if not content:
+        raise Misconfigured(f"{path}: empty")
+    return content
+
+
+def _loopback(url: str) -> bool:
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
+def _same_host(url: str, target: str) -> bool:
+    """Whether a redirect stays: the same scheme, host and port."""
+    left, right = urlsplit(url), urlsplit(target)
+    return (left.scheme, left.netloc.rpartition("@")[2]) == (right.scheme, right.netloc.rpartition("@")[2])
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raises _TooSlow in the main thread when the block takes longer."""
+
+    def ring(number: int, frame: Optional[FrameType]) -> None:
+        raise _TooSlow
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# -- the answer
+
+
+def _answer(response: Response, now: float) -> Answer:
+    code = response.status_code
+    if 200 <= code < 300:
+        return Answer(Outcome.DELIVERED, _said(response))
+    if code >= 500 or code in _RETRIED:
+        return Answer(Outcome.RETRY, _said(response), retry_after(response.headers, now))
+    return Answer(Outcome.PARKED, _said(response, "a redirect that is not followed" if 300 <= code < 400 else ""))
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float:
+    """Seconds that the endpoint asks for (RFC 9110, 10.2.3): a number, or a date."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdecimal():
+        return float(value[:9])
+    import email.utils
+
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now) if value else 0.0
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+
+
+def _said(response: Response, why: str = "") -> str:
+    """`503 Service Unavailable: the first line of the body`."""
+    text = f"{response.status_code} {response.reason or ''}".strip()
+    if why:
+        return _line(f"{text}: {why}")
+    if response.status_code >= 300:
+        body = response.raw.read(_BODY_CAP, decode_content=False) or b""
+        first = body.decode("utf-8", "replace").strip().partition("\n")[0]
+        text += f": {first}" if first else ""
+    return _line(text)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost error's words: requests wraps them in several coats."""
+    inner: Any = error
+    for _ in range(8):
+        deeper = getattr(inner, "reason", None) or (inner.args[0] if inner.args else None)
+        if not isinstance(deeper, BaseException):
+            break
+        inner = deeper
+    return str(inner).partition("> ")[2] or str(inner)
+
+
+def _line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)[:200].strip()

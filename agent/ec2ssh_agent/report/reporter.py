@@ -1,0 +1,284 @@
+"""The unprivileged program that delivers reports: `python3 -m ec2ssh_agent.report.reporter`.
+
+Started by a path unit when root has put a report into the spool, and by a timer for heartbeats; gone when there is
+nothing to send, or nothing that may be sent within two minutes. It writes to its own directory alone: acknowledgements,
+which root reads as the word of a stranger, and what it must know of its last run.
+
+Reports go out in their order, at least once, each with its id as idempotency key. A heartbeat is made here, of
+status.json: it is never older than the moment in which it is sent, and needs no room in the spool.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Optional
+
+from .. import codec
+from ..config import FILE, Config, load
+from ..host import Host, HostError, Locked, NotFound
+from ..model import AgentError, ConfigError
+from ..status import age
+from . import content, formats, identity, schedule, spool
+from .delivery import Answer, Endpoint, Misconfigured, Outcome
+
+_STATE = f"{spool.REPORTER}/state.json"
+_STATUS = "/run/ec2ssh-agent/status.json"
+#: The timer starts a run this often; a run ends rather than last longer than `_STAY`, or, where heartbeats are wanted
+#: more often than the timer comes, until just before the next one (seconds).
+_TIMER, _STAY = 300.0, 120.0
+#: What the metadata service said is asked for again after this (seconds).
+_IDENTITY_AGE = 86_400.0
+
+
+class State(NamedTuple):
+    """What a run tells the next. Times in seconds since the epoch, `time` and `delivered` as RFC 3339 for root."""
+
+    instance: str = ""
+    failures: int = 0
+    not_before: float = 0.0
+    slot: int = 0
+    plain: bool = False
+    answer: str = ""
+    time: str = ""
+    delivered: str = ""
+    imds: Mapping[str, Any] = {}
+    imds_at: float = 0.0
+
+
+class Run(NamedTuple):
+    """What a run did, for `report --test` and `--drain`."""
+
+    sent: int = 0
+    parked: int = 0
+    answer: str = ""
+
+
+class Reporter:
+    def __init__(self, host: Host, config: Config, *, draw: Callable[[], float] = random.random) -> None:
+        self.host, self.config, self.draw = host, config, draw
+        self.state = _load(host)
+        self.endpoint: Optional[Endpoint] = None
+        self.done = Run()
+
+    def run(self, *, now: bool = False, only: str = "") -> Run:
+        """Sends what waits, and a heartbeat when its slot has come. Raises HostError where the spool cannot be read.
+
+        `now`: regardless of back-off, each report once, parked ones again; `only`: this report alone, out of order.
+        """
+        host, often = self.host, self.config.report_interval < _TIMER and not (now or only)
+        end = host.monotonic() + (_TIMER - 5.0 if often else _STAY)
+        _prune(self.host)
+        if now:
+            _unpark(self.host)
+        while True:
+            entry = self._next(only)
+            wait = 0.0 if now or only else self._wait()
+            if entry is None and (only or not self._heartbeat_due()):
+                if not often:
+                    return self.done
+                wait = max(wait, self._until_heartbeat())
+            if wait > 0:
+                if host.monotonic() + wait > end:
+                    return self.done
+                # In small steps where nothing waits: the path unit starts no second run.
+                host.sleep(wait if entry else min(wait, 1.0))
+                continue
+            sent = self._report(entry) if entry else self._heartbeat()
+            if not sent and (now or only or entry is None):
+                return self.done
+
+    def _next(self, only: str) -> Optional[spool.Entry]:
+        for entry in spool.entries(self.host):
+            if (not only or entry.id == only) and spool.acknowledgement(self.host, entry.id) is None:
+                return entry
+        return None
+
+    def _wait(self) -> float:
+        """Seconds until sending is allowed again. A clock that was set back must not silence the instance."""
+        wait = self.state.not_before - self.host.now()
+        return wait if wait <= schedule.LAST + schedule.RETRY_AFTER_MOST else 0.0
+
+    # -- what is sent
+
+    def _report(self, entry: spool.Entry) -> bool:
+        """Whether the report is done with, delivered or parked."""
+        try:
+            report = json.loads(spool.read(self.host, entry))
+        except NotFound:
+            return True  # root has dropped it meanwhile
+        except ValueError as error:
+            self._acknowledge(entry.id, Answer(Outcome.PARKED, f"not JSON: {error}"))
+            return True
+        answer = self._send(report, None)
+        if answer.outcome is not Outcome.RETRY:
+            self._acknowledge(entry.id, answer)
+        return answer.outcome is not Outcome.RETRY
+
+    def _heartbeat_due(self) -> bool:
+        return schedule.slot(self._who(), self.config.report_interval, self.host.now()) != self.state.slot
+
+    def _until_heartbeat(self) -> float:
+        return schedule.until_next(self._who(), self.config.report_interval, self.host.now())
+
+    def _heartbeat(self) -> bool:
+        status = heartbeat_status(self.host)
+        entries = spool.entries(self.host)
+        last = max([entry.sequence for entry in entries], default=0)
+        report = content.report(status, previous=status, kind="heartbeat", id=str(uuid.uuid4()), sequence=last)
+        report["time"] = _stamp(self.host.now())
+        slot = schedule.slot(self._who(), self.config.report_interval, self.host.now())
+        answer = self._send(report, status)
+        if answer.outcome is not Outcome.RETRY:
+            self._keep(self.state._replace(slot=slot))
+        return answer.outcome is not Outcome.RETRY
+
+    def _who(self) -> str:
+        if not self.state.instance:
+            self.state = self.state._replace(instance=_instance(self.host))
+        return self.state.instance
+
+    def _send(self, report: content.Report, status: Optional[Mapping[str, Any]]) -> Answer:
+        host = self.host
+        try:
+            self.endpoint = self.endpoint or Endpoint(host, self.config)
+            report["instance"] = self._identified(report)
+            request = formats.request_of(
+                report, self.config.report_format, interval=self.config.report_interval, status=status
+            )
+            answer = self.endpoint.send(request, id=report["id"], now=host.now(), plain=self.state.plain)
+        except Misconfigured as error:
+            answer = Answer(Outcome.RETRY, str(error))
+        at = _stamp(host.now())
+        state = self.state._replace(answer=answer.text, time=at, plain=self.state.plain or answer.plain)
+        if answer.outcome is Outcome.RETRY:
+            wait = schedule.delay(state.failures, self.draw, retry_after=answer.retry_after)
+            state = state._replace(failures=state.failures + 1, not_before=host.now() + wait)
+        else:
+            state = state._replace(failures=0, not_before=0.0)
+        if answer.outcome is Outcome.DELIVERED:
+            state = state._replace(delivered=at)
+        self._keep(state)
+        self.done = Run(
+            self.done.sent + (answer.outcome is Outcome.DELIVERED),
+            self.done.parked + (answer.outcome is Outcome.PARKED),
+            answer.text,
+        )
+        return answer
+
+    def _identified(self, report: content.Report) -> dict[str, Any]:
+        """The instance as root told it, and what the metadata service says; the id stays root's."""
+        about = dict(report["instance"] or {})
+        url = identity.endpoint(self.host, self.config)
+        test = report["kind"] == "test"
+        if url and (test or not 0 <= self.host.now() - self.state.imds_at < _IDENTITY_AGE):
+            said = identity.imds(url, signed=test)
+            proof = {key: said.pop(key) for key in ("document", "signature") if key in said}
+            self.state = self.state._replace(imds=said, imds_at=self.host.now())
+            about.update(proof)
+        return {**self.state.imds, **about}
+
+    # -- what is kept
+
+    def _acknowledge(self, id: str, answer: Answer) -> None:
+        said = {"outcome": answer.outcome.value, "answer": answer.text, "time": _stamp(self.host.now())}
+        self.host.replace(f"{spool.REPORTER}/{id}", json.dumps(said).encode(), mode=0o600, like=False)
+
+    def _keep(self, state: State) -> None:
+        self.state = state
+        self.host.replace(_STATE, json.dumps(state._asdict()).encode(), mode=0o600, like=False, sync=False)
+
+
+def heartbeat_status(host: Host) -> dict[str, Any]:
+    """The daemon's latest document; where there is none, or it is old, one that says so: silence is no health."""
+    try:
+        status = json.loads(host.read(_STATUS, cap=16 << 20, follow=False))
+        stale = age(status, _stamp(host.now()))
+    except (HostError, ValueError, KeyError, TypeError) as error:
+        return {
+            "agent": {"version": "", "pass_ms": 0}, "instance": identity.local(host), "health": "unknown",
+            "summary": f"the daemon's status cannot be read: {error}", "ssh": {}, "findings": [], "repairs": [],
+            "reach": {"answers": [], "unseen": []}, "updated": _stamp(host.now()), "valid_until": _stamp(host.now()),
+        }  # fmt: skip
+    return {**status, "health": "unknown", "summary": stale} if stale else dict(status)
+
+
+def _instance(host: Host) -> str:
+    return str((heartbeat_status(host)["instance"] or {}).get("id") or "unknown")
+
+
+def _stamp(seconds: float) -> str:
+    import time
+
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + "Z"
+
+
+def _load(host: Host) -> State:
+    """A new state where there is none, it is damaged, or it is another instance's (an image started elsewhere)."""
+    try:
+        said = json.loads(host.read(_STATE, follow=False))
+        state = State(**said)
+    except (NotFound, ValueError, TypeError):
+        return State()
+    return state if state.instance in ("", _instance(host)) else State()
+
+
+def _prune(host: Host) -> None:
+    """Acknowledgements of reports that root has removed."""
+    there = {entry.id for entry in spool.entries(host)}
+    for name in host.listdir(spool.REPORTER):
+        if spool.UUID.fullmatch(name[:36]) and name not in there:
+            host.remove(f"{spool.REPORTER}/{name}")
+
+
+def _unpark(host: Host) -> None:
+    for entry in spool.entries(host):
+        said = spool.acknowledgement(host, entry.id)
+        if said and said.parked:
+            host.remove(f"{spool.REPORTER}/{entry.id}")
+
+
+def _config(host: Host, path: str) -> Config:
+    """The configuration; where it is wrong, what root's last report was made with, so that the mistake is reported."""
+    try:
+        return load(host, path)
+    except ConfigError:
+        try:
+            return codec.decode(Config, json.loads(host.read(spool.CONFIG, follow=False)))
+        except (HostError, ValueError):
+            print("ec2ssh-agent-reporter: and there is no earlier configuration", file=sys.stderr)
+        raise
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    parser = argparse.ArgumentParser(prog="ec2ssh-agent-reporter", description="Delivers what waits in the spool.")
+    parser.add_argument("--root", default="/")
+    parser.add_argument("--config", default=FILE)
+    parser.add_argument("--now", action="store_true", help="regardless of back-off; parked reports again")
+    parser.add_argument("--only", default="", metavar="ID", help="this report alone")
+    arguments = parser.parse_args(argv)
+    host = Host(arguments.root)
+    asked = arguments.now or bool(arguments.only)
+    try:
+        config = _config(host, arguments.config)
+        if not config.report_url:
+            return 0
+        with host.lock(f"{spool.REPORTER}/lock", wait=60.0 if asked else 0.0):
+            done = Reporter(host, config).run(now=arguments.now, only=arguments.only)
+    except Locked as error:
+        print(f"another run is at work: {error}", file=sys.stderr)
+        return int(asked)
+    except AgentError as error:
+        print(f"ec2ssh-agent-reporter: {error}", file=sys.stderr)
+        return error.exit_status
+    if asked:
+        print(json.dumps(done._asdict()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""Delivery to real servers on loopback: a private CA, client certificates, HMAC, a unix socket, and hostility."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import resource
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ec2ssh_agent.config import Config
+from ec2ssh_agent.host import Host
+from ec2ssh_agent.report import delivery
+from ec2ssh_agent.report.delivery import Answer, Endpoint, Misconfigured, Outcome
+from ec2ssh_agent.report.formats import Request
+from endpoint import Behaviour, Got, authority, reply, serving, url
+
+BODY = json.dumps({"schema": "ec2ssh-agent.report/1", "text": "x" * 3000}).encode()
+ID = "0b8a4a3e-3c1c-4a1e-9b59-0b6d5f6f9d11"
+
+
+def send(config: Config, *, whole: float = delivery.WHOLE) -> Answer:
+    return Endpoint(Host(), config).send(Request("", BODY), id=ID, now=1_795_875_300.0, whole=whole)
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("ca")
+    authority(directory)
+    return directory
+
+
+def tls(ca: Path, *, client: bool = False) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ca / "server.pem", ca / "server.key")
+    if client:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(ca / "ca.pem")
+    return context
+
+
+def file(directory: Path, name: str, content: str) -> str:
+    path = directory / name
+    path.write_text(content)
+    return str(path)
+
+
+def test_https_with_private_ca_client_certificate_token_and_signature(tmp_path: Path, ca: Path) -> None:
+    config = Config(
+        report_ca_file=str(ca / "ca.pem"), report_client_cert=str(ca / "client.pem"),
+        report_client_key=str(ca / "client.key"), report_token_file=file(tmp_path, "token", "s3cret\n"),
+        report_hmac_key_file=file(tmp_path, "key", "k3y\n"),
+    )  # fmt: skip
+    with serving(reply("202 Accepted"), tls=tls(ca, client=True)) as server:
+        answer = send(config._replace(report_url=url(server, "https")))
+        assert answer == Answer(Outcome.DELIVERED, "202 Accepted")
+    (got,) = server.got
+    assert (got.method, got.path, got.body) == ("POST", "/in", BODY)
+    assert got.headers["content-encoding"] == "gzip" and len(got.raw) < len(BODY)
+    assert got.headers["idempotency-key"] == ID
+    assert got.headers["authorization"] == "Bearer s3cret"
+    mac = hmac.new(b"k3y", b"1795875300." + got.raw, hashlib.sha256).hexdigest()
+    assert got.headers["x-ec2ssh-signature"] == f"t=1795875300,sha256={mac}"
+
+
+def test_a_certificate_that_nobody_vouches_for(ca: Path) -> None:
+    with serving(tls=tls(ca)) as server:
+        answer = send(Config(report_url=url(server, "https")))
+        assert answer.outcome is Outcome.RETRY and answer.text.startswith("TLS: ") and "certificate" in answer.text
+        assert server.got == []
+
+
+def test_a_certificate_of_another_host(ca: Path) -> None:
+    with serving(tls=tls(ca)) as server:
+        there = url(server, "https").replace("127.0.0.1", "localhost")
+        answer = send(Config(report_url=there, report_ca_file=str(ca / "ca.pem")))
+        assert answer.outcome is Outcome.RETRY and answer.text.startswith("TLS: ")
+        assert server.got == []
+
+
+def test_a_server_that_wants_a_client_certificate_and_gets_none(ca: Path) -> None:
+    with serving(tls=tls(ca, client=True)) as server:
+        answer = send(Config(report_url=url(server, "https"), report_ca_file=str(ca / "ca.pem")))
+        assert answer.outcome is Outcome.RETRY and server.got == []
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.sock")
+    with serving(unix=path) as server:
+        answer = send(Config(report_url="http+unix://" + path.replace("/", "%2F") + "/v1/in?a=b"))
+        assert answer == Answer(Outcome.DELIVERED, "200 OK")
+    assert server.got[0].path == "/v1/in?a=b" and server.got[0].body == BODY
+
+
+def test_a_unix_socket_that_is_not_there(tmp_path: Path) -> None:
+    answer = send(Config(report_url="http+unix://" + str(tmp_path / "no").replace("/", "%2F") + "/in"))
+    assert answer.outcome is Outcome.RETRY and "No such file" in answer.text
+
+
+def test_nobody_listens() -> None:
+    with serving() as server:
+        there = url(server)
+    answer = send(Config(report_url=there))
+    assert answer.outcome is Outcome.RETRY and "refused" in answer.text.lower()
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        ("200 OK", Outcome.DELIVERED), ("204 No Content", Outcome.DELIVERED), ("400 Bad Request", Outcome.PARKED),
+        ("401 Unauthorized", Outcome.PARKED), ("404 Not Found", Outcome.PARKED), ("413 Too Large", Outcome.PARKED),
+        ("408 Request Timeout", Outcome.RETRY), ("429 Too Many Requests", Outcome.RETRY),
+        ("500 Internal Server Error", Outcome.RETRY), ("503 Service Unavailable", Outcome.RETRY),
+        ("301 Moved Permanently", Outcome.PARKED), ("304 Not Modified", Outcome.PARKED),
+    ],
+)  # fmt: skip
+def test_what_an_answer_means(status: str, outcome: Outcome) -> None:
+    with serving(reply(status, body=b"" if status[0] == "2" else b"why\x1b[31m it is so\nmore")) as server:
+        answer = send(Config(report_url=url(server)))
+    assert answer.outcome is outcome and answer.text.startswith(status)
+    assert answer.text.isprintable()
+
+
+def test_retry_after() -> None:
+    with serving(reply("503 Busy", "Retry-After: 120\r\n")) as server:
+        assert send(Config(report_url=url(server))).retry_after == 120
+    now = 1_795_875_300.0
+    assert delivery.retry_after({"Retry-After": "Sat, 28 Nov 2026 14:16:00 GMT"}, now) == 60
+    for value in ("", "soon", "-5", "9" * 400, "Sat, 28 Nov 9999999 14:16:00 GMT"):
+        assert delivery.retry_after({"Retry-After": value}, now) >= 0
+
+
+def test_a_redirect_on_the_same_host_is_followed_and_no_other() -> None:
+    def behaviour(got: Got, connection: socket.socket) -> None:
+        target = {"/in": "/there", "/away": "http://localhost:1/there", "/loop": "/loop"}.get(got.path)
+        answer = reply("307 Temporary Redirect", f"Location: {target}\r\n") if target else reply()
+        answer(got, connection)
+
+    with serving(behaviour) as server:
+        assert send(Config(report_url=url(server))).outcome is Outcome.DELIVERED
+        assert server.got[-1].path == "/there" and server.got[-1].body == BODY
+        away = send(Config(report_url=url(server, path="/away")))
+        assert away.outcome is Outcome.PARKED and "another host" in away.text
+        assert send(Config(report_url=url(server, path="/loop"))).outcome is Outcome.PARKED
+        assert len(server.got) == 7
+
+
+def test_an_endpoint_that_does_not_take_gzip() -> None:
+    def behaviour(got: Got, connection: socket.socket) -> None:
+        reply("415 Unsupported Media Type" if "content-encoding" in got.headers else "200 OK")(got, connection)
+
+    with serving(behaviour) as server:
+        answer = send(Config(report_url=url(server)))
+    assert answer == Answer(Outcome.DELIVERED, "200 OK", plain=True)
+    assert server.got[1].raw == BODY
+
+
+# -- hostility: bounded time, bounded memory, a clear line
+
+
+def forever(first: bytes, again: bytes, pause: float = 0.0) -> Behaviour:
+    """Sends `first`, then `again` for ever (or 30 s), as fast as it is taken or with a pause."""
+
+    def behaviour(got: Got, connection: socket.socket) -> None:
+        end = time.monotonic() + 40
+        connection.sendall(first)
+        while time.monotonic() < end:
+            if again:
+                connection.sendall(again)
+            time.sleep(pause)
+
+    return behaviour
+
+
+@contextlib.contextmanager
+def in_bounds(seconds: float, mebibytes: int) -> Iterator[None]:
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert time.monotonic() - started < seconds
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < mebibytes << 10
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "outcome"),
+    [
+        (forever(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536), Outcome.DELIVERED),
+        (forever(b"HTTP/1.1 500 No\r\n\r\n", b"x" * 65536), Outcome.RETRY),
+        (forever(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 65536), Outcome.RETRY),
+        (forever(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000), Outcome.RETRY),
+        (forever(b"\x16\x03\x01 garbage", b"\0" * 65536), Outcome.RETRY),
+        (reply("999 \x1b]0;title\x07"), Outcome.RETRY),
+        (lambda got, connection: None, Outcome.RETRY),
+    ],
+    ids=["endless body", "endless error", "endless header line", "endless headers", "garbage", "odd status", "closes"],
+)  # fmt: skip
+def test_a_hostile_endpoint(behaviour: Behaviour, outcome: Outcome) -> None:
+    with serving(behaviour) as server, in_bounds(15, 64):
+        answer = send(Config(report_url=url(server)), whole=10.0)
+        assert answer.outcome is outcome and answer.text and answer.text.isprintable() and len(answer.text) <= 200
+
+
+def test_one_byte_now_and_then_ends_at_the_deadline_of_the_whole() -> None:
+    # Each byte comes before the read's time-out.
+    with serving(forever(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.3)) as server, in_bounds(8, 32):
+        answer = send(Config(report_url=url(server)), whole=2.0)
+        assert answer == Answer(Outcome.RETRY, "no whole answer within 2 s")
+
+
+def test_a_server_that_hangs() -> None:
+    with serving(forever(b"", b"", 1.0)) as server, in_bounds(8, 32):
+        assert send(Config(report_url=url(server)), whole=2.0).outcome is Outcome.RETRY
+
+
+# -- what cannot be used
+
+
+def test_credentials_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="No such file"):
+        Endpoint(Host(), Config(report_url="https://a/", report_token_file=str(tmp_path / "no")))
+    with pytest.raises(Misconfigured, match="empty"):
+        Endpoint(Host(), Config(report_url="https://a/", report_hmac_key_file=file(tmp_path, "key", "\n")))
+    with pytest.raises(Misconfigured, match="one line"):
+        Endpoint(Host(), Config(report_url="https://a/", report_token_file=file(tmp_path, "t", "a\r\nX: y\n")))
+    with pytest.raises(Misconfigured, match="http://"):
+        Endpoint(Host(), Config(report_url="http://a/", report_token_file=file(tmp_path, "t", "token")))
+
+
+@pytest.mark.parametrize("there", ["https://", "https://[::1", "https://exa mple/", "http+unix://", "https://a:99999/"])
+def test_an_address_that_is_none(there: str) -> None:
+    answer = send(Config(report_url=there))
+    assert answer.outcome is Outcome.RETRY and answer.text
+
+
+def test_ca_file_that_is_missing() -> None:
+    answer = send(Config(report_url="https://127.0.0.1:1/", report_ca_file="/nowhere/ca.pem"))
+    assert answer.outcome is Outcome.RETRY and "/nowhere/ca.pem" in answer.text

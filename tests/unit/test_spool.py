@@ -1,0 +1,249 @@
+"""The spool: order, bounds, what a kill at any point leaves, and acknowledgements from a hostile reporter."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ec2ssh_agent.config import Config
+from ec2ssh_agent.host import Failed, Host
+from ec2ssh_agent.report import spool
+from status_example import example
+
+CONFIG = Config(report_url="https://user:secret@health.example/in?key=1")
+
+
+def place(host: Host, path: str, content: bytes) -> None:
+    target = Path(host.path(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+
+
+def acknowledge(host: Host, id: str, outcome: str = "delivered", answer: str = "200 OK") -> None:
+    place(host, f"{spool.REPORTER}/{id}", json.dumps({"outcome": outcome, "answer": answer, "time": "t"}).encode())
+
+
+def document(health: str = "unreachable", **changes: Any) -> dict[str, Any]:
+    return {**example(), "health": health, **changes}
+
+
+def kinds(host: Host) -> list[str]:
+    return [entry.kind for entry in spool.entries(host)]
+
+
+def test_reports_are_kept_in_order_with_a_number_and_a_key(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    ids = [spool.enqueue(host, CONFIG, document(), None, kind) for kind in ("change", "repair", "change")]
+    found = spool.entries(host)
+    assert [entry.id for entry in found] == ids
+    reports = [json.loads(spool.read(host, entry)) for entry in found]
+    assert [(r["sequence"], r["kind"], r["id"]) for r in reports] == list(zip((1, 2, 3), kinds(host), ids))
+    assert reports[0]["health"] == "unreachable" and reports[0]["findings"][0]["id"] == "firewall-drop"
+
+
+def test_what_was_delivered_is_swept_and_its_number_not_used_again(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    acknowledge(host, spool.enqueue(host, CONFIG, document(), None, "change"))
+    spool.sweep(host)
+    assert spool.entries(host) == ()
+    spool.enqueue(host, CONFIG, document(), None, "change")
+    assert [entry.sequence for entry in spool.entries(host)] == [2]
+
+
+def test_heartbeats_are_dropped_first_and_repairs_last_and_counted(tmp_path: Path) -> None:
+    host, config = Host(str(tmp_path)), CONFIG._replace(report_spool_max=8_000)
+    for kind in ("repair", "change", "heartbeat", "change", "heartbeat", "repair"):
+        spool.enqueue(host, config, document(), None, kind)
+    size = sum(len(spool.read(host, entry)) for entry in spool.entries(host))
+    each = size // len(spool.entries(host))
+    while size + each <= 8_000:
+        spool.enqueue(host, config, document(), None, "repair")
+        size += each
+    dropped = []
+    for _ in range(6):
+        before = set(spool.entries(host))
+        spool.enqueue(host, config, document(), None, "repair")
+        dropped += [entry.kind for entry in sorted(before - set(spool.entries(host)))]
+        assert sum(len(spool.read(host, entry)) for entry in spool.entries(host)) <= 8_000
+    rank = {"heartbeat": 0, "change": 1, "repair": 2}
+    assert dropped == sorted(dropped, key=lambda kind: rank[kind]) and "repair" in dropped
+    assert spool.summary(host, config)["dropped"] >= len(dropped)
+
+
+def test_another_instance_begins_afresh(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    spool.enqueue(host, CONFIG, document(), None, "change")
+    spool.enqueue(host, CONFIG, document(instance={"id": "i-0fedcba9876543210"}), None, "change")
+    assert [entry.sequence for entry in spool.entries(host)] == [1]
+    assert json.loads(spool.read(host, spool.entries(host)[0]))["instance"]["id"] == "i-0fedcba9876543210"
+
+
+def test_what_is_told(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    sick, well = document(), document("ok", findings=[])
+    first = document(repairs=[])
+    assert spool.tell(host, CONFIG, first, None) == ("change",)
+    assert spool.tell(host, CONFIG, first, first) == ()
+    assert spool.tell(host, CONFIG, sick, first) == ("repair",)
+    assert spool.tell(host, CONFIG, well, sick) == ("change",)
+    assert spool.tell(host, Config(), first, well) == ()
+    last = json.loads(spool.read(host, spool.entries(host)[-1]))
+    assert last["previous"] == "unreachable" and last["findings"] == [] and last["resolved"][0]["id"] == "firewall-drop"
+
+
+def test_a_repair_of_the_first_pass_is_told(tmp_path: Path) -> None:
+    # The document was made after the agent's start at 14:00, the repair at 14:14.
+    host = Host(str(tmp_path))
+    assert spool.tell(host, CONFIG, document(), None) == ("repair",)
+    old = document(agent={**example()["agent"], "started": "2026-11-28T14:20:00Z"})
+    assert spool.tell(host, CONFIG, old, None) == ("change",)
+
+
+def test_the_summary_says_what_waits_and_shows_no_secret(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    assert spool.summary(host, Config()) == {"url": None}
+    ids = [spool.enqueue(host, CONFIG, document(), None, "change") for _ in range(3)]
+    acknowledge(host, ids[0])
+    acknowledge(host, ids[1], "parked", "401 Unauthorized")
+    place(host, f"{spool.REPORTER}/state.json", b'{"answer": "401 Unauthorized", "delivered": "2026-11-28T14:10:00Z"}')
+    assert spool.summary(host, CONFIG) == {
+        "url": "https://health.example/in", "waiting": 1, "parked": 1, "parked_because": "401 Unauthorized",
+        "dropped": 0, "delivered": "2026-11-28T14:10:00Z", "last": "401 Unauthorized", "last_time": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\xff\xfe", b"[]", b"null", b'{"outcome": 1}', b'{"outcome": "delivered"' + b" " * 5000 + b"}",
+        b"[" * 4000, b'{"outcome": "removed"}', b'"delivered"',
+    ],
+)  # fmt: skip
+def test_an_acknowledgement_that_is_none_removes_nothing(tmp_path: Path, content: bytes) -> None:
+    host = Host(str(tmp_path))
+    id = spool.enqueue(host, CONFIG, document(), None, "change")
+    place(host, f"{spool.REPORTER}/{id}", content)
+    spool.sweep(host)
+    assert len(spool.entries(host)) == 1 and spool.summary(host, CONFIG)["waiting"] == 1
+
+
+def test_an_acknowledgement_may_be_anything_but_a_file(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    ids = [spool.enqueue(host, CONFIG, document(), None, "change") for _ in range(3)]
+    secret = tmp_path / "secret"
+    secret.write_text('{"outcome": "delivered"}')
+    Path(host.path(spool.REPORTER)).mkdir(parents=True)
+    os.symlink(secret, host.path(f"{spool.REPORTER}/{ids[0]}"))
+    os.mkfifo(host.path(f"{spool.REPORTER}/{ids[1]}"))
+    Path(host.path(f"{spool.REPORTER}/{ids[2]}")).mkdir()
+    spool.sweep(host)
+    assert len(spool.entries(host)) == 3
+
+
+def test_what_the_endpoint_said_is_made_printable(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    id = spool.enqueue(host, CONFIG, document(), None, "change")
+    acknowledge(host, id, "parked", "\x1b[2J" + "x" * 1000)
+    assert spool.summary(host, CONFIG)["parked_because"].startswith("?[2Jxxx")
+    assert len(spool.summary(host, CONFIG)["parked_because"]) == 300
+
+
+def test_a_huge_report_is_cut(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    finding = {**example()["findings"][0], "summary": "x" * 100_000, "evidence": ["y" * 100_000] * 1000}
+    spool.enqueue(host, CONFIG, document(findings=[finding] * 50), None, "change")
+    spool.enqueue(host, CONFIG, document(findings=[finding] * 5000), None, "change")
+    assert all(len(spool.read(host, entry)) < 1 << 20 for entry in spool.entries(host))
+
+
+# -- kill points
+
+
+class Killed(BaseException):
+    """What a SIGKILL looks like from inside: nothing runs after it."""
+
+
+class Fragile(Host):
+    """Dies at the n-th step that changes the disk, before it or having done half of it."""
+
+    def __init__(self, root: str, steps: int, half: bool) -> None:
+        super().__init__(root)
+        self.steps, self.half = steps, half
+
+    def _step(self, half: Callable[[], None]) -> None:
+        self.steps -= 1
+        if self.steps == 0:
+            if self.half:
+                half()
+            raise Killed
+
+    def replace(self, path: str, content: bytes, *, mode: int = 0o644, like: bool = True, sync: bool = True) -> None:
+        self._step(lambda: place(self, f"{path}.ec2ssh-agent.99", content[: len(content) // 2]))
+        super().replace(path, content, mode=mode, like=like, sync=sync)
+
+    def remove(self, path: str) -> None:
+        self._step(lambda: None)
+        super().remove(path)
+
+
+def test_killed_at_any_point_nothing_that_was_accepted_is_lost(tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    host, config = Host(str(tmp_path)), CONFIG._replace(report_spool_max=1 << 20)
+    accepted: list[str] = []
+    delivered: set[str] = set()
+    for _ in range(150):
+        fragile = Fragile(str(tmp_path), chance.randrange(1, 9), chance.random() < 0.5)
+        try:
+            while True:
+                accepted.append(spool.enqueue(fragile, config, document(), None, "change"))
+                if chance.random() < 0.3:
+                    acknowledge(host, accepted[-1])
+                    delivered.add(accepted[-1])
+        except Killed:
+            there = spool.entries(host)
+            assert {id for id in accepted if id not in delivered} <= {entry.id for entry in there}
+            assert [entry.sequence for entry in there] == sorted({entry.sequence for entry in there})
+            for entry in there:
+                assert json.loads(spool.read(host, entry))["id"] == entry.id
+    order = [entry.id for entry in spool.entries(host) if entry.id in accepted]
+    assert order == [id for id in accepted if id in set(order)]
+    spool.sweep(host)
+    leftovers = [name for name in host.listdir(spool.DIRECTORY) if ".ec2ssh-agent." in name and "json" in name]
+    assert not [name for name in leftovers if name[0].isdigit()]
+
+
+def test_killed_while_dropping_the_count_is_never_short(tmp_path: Path) -> None:
+    host, config = Host(str(tmp_path)), CONFIG._replace(report_spool_max=20_000)
+    made: set[str] = set()
+    for steps in range(1, 60):
+        fragile = Fragile(str(tmp_path), steps % 7 + 1, False)
+        try:
+            for _ in range(5):
+                spool.enqueue(fragile, config, document(), None, "change")
+                made |= {entry.id for entry in spool.entries(host)}
+        except Killed:
+            made |= {entry.id for entry in spool.entries(host)}
+    missing = len(made - {entry.id for entry in spool.entries(host)})
+    assert missing and spool.summary(host, config)["dropped"] >= missing
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_spool_whole(tmp_path: Path) -> None:
+    class Full(Host):
+        def replace(
+            self, path: str, content: bytes, *, mode: int = 0o644, like: bool = True, sync: bool = True
+        ) -> None:
+            raise Failed(f"{path}: No space left on device")
+
+    host = Host(str(tmp_path))
+    spool.enqueue(host, CONFIG, document(), None, "change")
+    with pytest.raises(Failed, match="No space"):
+        spool.enqueue(Full(str(tmp_path)), CONFIG, document(), None, "change")
+    assert len(spool.entries(host)) == 1
