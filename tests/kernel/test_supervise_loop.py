@@ -35,7 +35,7 @@ def wait(condition: Callable[[], object], what: str) -> None:
 class Daemon:
     def __init__(self, directory: Path, space: Namespace) -> None:
         self.directory, self.space = directory, space
-        self.process: Optional[subprocess.Popen[str]] = None
+        self.process: Optional[subprocess.Popen[bytes]] = None
         self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.systemd.bind(str(directory / "notify"))
         self.systemd.settimeout(PATIENCE)
@@ -56,8 +56,9 @@ class Daemon:
             **environment,
         }
         with open(self.directory / "log", "w") as log:
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables)
-        assert self.told("READY=1")["MAINPID"] == str(self.process.pid)
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables)
+        self.process = process
+        assert self.told("READY=1")["MAINPID"] == str(process.pid)
 
     def told(self, first: str) -> dict[str, str]:
         """The next message to systemd that begins so."""
@@ -174,10 +175,10 @@ def test_a_file_and_a_directory_that_appears(daemon: Daemon, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("restarts", [False, True])
 def test_the_end_of_sshd(daemon: Daemon, restarts: bool) -> None:
-    process = subprocess.Popen(["sleep", "3600"])
+    process = subprocess.Popen(["sleep", "3600"], stdout=subprocess.DEVNULL)
     armed(daemon, {"pids": [process.pid], "restarts_itself": restarts})
     begin = time.monotonic()
-    wake = daemon.next(lambda: (process.kill(), process.wait()))
+    wake = daemon.next(lambda: end(process))
     assert reasons(wake) == {"sshd-exit"}
     assert (time.monotonic() - begin >= 1.0) is restarts  # the first second is systemd's
 
@@ -290,6 +291,19 @@ def test_legacy_tables_by_their_fingerprint_without_counters(daemon: Daemon) -> 
     time.sleep(0.4)
     assert len(daemon.wakes) == before
     assert daemon.wakes[0]["missing"] == daemon.wakes[-1]["missing"] == []
+
+
+def test_the_legacy_command_is_met_without_a_pulse(daemon: Daemon) -> None:
+    # The first call makes the lock file where there is none yet, and is over before it can be watched.
+    daemon.space.run("iptables-legacy", "-w", "-S")
+    armed(daemon)
+    for words in ("-A INPUT -p tcp --dport 9 -j DROP", "-D INPUT 1"):
+        wake = daemon.next(lambda: daemon.space.run("iptables-legacy", "-w", *words.split()))  # noqa: B023 called at once
+        assert reasons(wake) == {"legacy"}
+        time.sleep(0.3)
+    daemon.space.run("iptables-legacy", "-w", "-S")
+    time.sleep(0.3)
+    assert len(daemon.wakes) == 3
 
 
 def test_a_clock_that_is_set(daemon: Daemon) -> None:

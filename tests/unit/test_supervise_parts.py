@@ -37,9 +37,11 @@ def test_replaced_edited_removed_and_chmodded_files_are_seen(tmp_path: Path) -> 
     inotify = Inotify()
     inotify.watch(((str(tmp_path), ("hosts.deny",), "wrappers"),))
     target = tmp_path / "hosts.deny"
+    (tmp_path / "new").touch()
+    assert reasons(inotify) == set()
     for change in (
         lambda: target.write_text("ALL: ALL\n"),
-        lambda: (tmp_path / "new").write_text("x") and os.replace(tmp_path / "new", target),
+        lambda: (tmp_path / "new").rename(target),
         lambda: target.chmod(0o600),
         lambda: target.unlink(),
     ):

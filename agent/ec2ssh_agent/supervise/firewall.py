@@ -8,6 +8,7 @@ loaded: only those that /proc/net/ip_tables_names lists are asked for.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 import time
@@ -68,15 +69,17 @@ class Rules:
         self._listening.close()
 
     def read(self) -> list[Generation]:
-        """The generations since; empty where nothing changed."""
+        """The generations since; empty where nothing changed. Raises OSError."""
         found: list[Generation] = []
         while True:
             try:
                 data = self._listening.recv(1 << 12, MSG_DONTWAIT)
             except BlockingIOError:
                 break
-            except OSError:
-                # ENOBUFS: some were lost, who made them too. The number is there to be asked for.
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                # Some were lost, and with them who made them. The number is there to be asked for.
                 self.generation = generation(self._asking)
                 found.append(Generation(self.generation, 0, ""))
                 continue
@@ -113,10 +116,13 @@ class Legacy:
             made.close()
         self._sockets = {}
 
-    def moved(self, now: float) -> bool:
-        """Whether they changed since the last look (the first one says no). Raises OSError."""
+    def moved(self, now: float) -> Optional[bool]:
+        """Whether they changed since the last look (the first one says no); None: too dear to look again so soon.
+
+        Raises OSError.
+        """
         if now < self._not_before:
-            return False
+            return None
         begin = time.thread_time()
         found = tuple(
             (family, name, *self._fingerprint(family, level, name))

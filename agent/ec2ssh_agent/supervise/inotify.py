@@ -1,7 +1,8 @@
 """Changes in directories: inotify(7) by ctypes, which costs less memory than any package.
 
 Directories, not files, are watched: a file's watch dies with one `sed -i`. Of a directory that does not exist, the
-nearest one above is watched for the missing name.
+nearest one above is watched for the missing name. The one file is XTABLES_LOCK, whose every close is told: whoever
+has used iptables-legacy, to change or to list, has ended.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from ..plain import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_CLOSE_WRITE, _ATTRIB, _MODIFY = 0x8, 0x4, 0x2
+_MODIFY, _ATTRIB, _CLOSE_WRITE, _CLOSE_NOWRITE = 0x2, 0x4, 0x8, 0x10
 _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
 _DELETE_SELF, _MOVE_SELF = 0x400, 0x800
 _OVERFLOW, _IGNORED = 0x4000, 0x8000
 _ONLYDIR = 0x01000000
-_CHANGES = _CLOSE_WRITE | _ATTRIB | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+_CHANGES = _CLOSE_WRITE | _ATTRIB | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF
 _EVENT = struct.Struct("=iIII")
 _OPEN_NOT_FOLLOWED = os.O_CLOEXEC | os.O_NONBLOCK  # inotify_init1(2) takes the same bits
+
+XTABLES_LOCK = "/run/xtables.lock"
 
 Entry = tuple[str, tuple[str, ...], str]  # directory, names (empty: any), reason
 
@@ -69,7 +72,7 @@ class Inotify:
         path, names, reason = entry
         while True:
             try:
-                number = self._call("inotify_add_watch", self._fd, os.fsencode(path), _CHANGES | self._content(path))
+                number = self._call("inotify_add_watch", self._fd, os.fsencode(path), self._mask(path))
                 break
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENOTDIR) or path == "/":
@@ -80,9 +83,11 @@ class Inotify:
         self._watches.setdefault(number, []).append((path, names, reason))
 
     @staticmethod
-    def _content(path: str) -> int:
-        """The kernel's own files are never closed after a change."""
-        return _MODIFY if path.startswith("/sys/fs/cgroup/") else 0
+    def _mask(path: str) -> int:
+        if path == XTABLES_LOCK:
+            return _CLOSE_WRITE | _CLOSE_NOWRITE | _DELETE_SELF | _MOVE_SELF
+        # The kernel's own files are never closed after a change.
+        return _CHANGES | _ONLYDIR | (_MODIFY if path.startswith("/sys/fs/cgroup/") else 0)
 
     def read(self) -> tuple[str, ...]:
         """The reasons of the changes since, each once; re-arms where a directory came or went."""

@@ -14,7 +14,7 @@ import time
 
 from ..plain import TYPE_CHECKING, signal
 from .firewall import Legacy, Rules
-from .inotify import Inotify
+from .inotify import XTABLES_LOCK, Inotify
 from .network import Network
 from .notify import Notifier
 from .probe import Probe
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Callable, NoReturn, Optional, Protocol, TypeVar
 
+    from ..netlink import Generation
     from .channel import Worker
 
     class Source(Protocol):
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     _Source = TypeVar("_Source", bound=Source)
 
+_LOCK = ((XTABLES_LOCK, (), "xtables-lock"),)
 _RESTART = 1.0  # seconds that systemd gets to restart a killed sshd
 _STOP = 15.0  # seconds that a pass gets to finish or roll back when the daemon stops
 _JUMP = 2.0  # seconds that the wall clock may move against the other one
@@ -174,13 +176,17 @@ class Loop:
             self._watch(made.watch, now)
             self._notifier.status(made.watch.status)
         else:
-            self._trouble = made.trouble
-            _say(made.trouble)
-            self._changers = {**dict.fromkeys(made.wake.by, 0), **self._changers}
-            self._schedule.crashed(now, cost=cost, reasons=made.wake.reasons)
-            self._notifier.status(f"{made.trouble}; it will be made again")
+            self._failed(made.wake, made.trouble, cost=cost, now=now)
         if "reload" in made.wake.reasons:
             self._notifier.ready(made.watch.status if made.watch else made.trouble)
+
+    def _failed(self, wake: Wake, trouble: str, *, cost: float, now: float) -> None:
+        """The next pass is told, and gets the reasons of this one."""
+        self._trouble = trouble
+        print(f"ec2ssh-agent: {trouble}", file=sys.stderr, flush=True)
+        self._changers = {**dict.fromkeys(wake.by, 0), **self._changers}
+        self._schedule.crashed(now, cost=cost, reasons=wake.reasons)
+        self._notifier.status(f"{trouble}; it will be made again")
 
     # -- sources
 
@@ -221,7 +227,7 @@ class Loop:
                 self._schedule.forget("ruleset")
         self._changers = {who: made for who, made in self._changers.items() if made > wanted.generation}
         if self._inotify:
-            self._inotify.watch(wanted.directories)
+            self._inotify.watch((*wanted.directories, *(_LOCK if wanted.legacy else ())))
             self._missing.pop("files", None)
             if self._inotify.missing:
                 self._missing["files"] = ", ".join(f"{path} ({why})" for path, why in self._inotify.missing.items())
@@ -267,9 +273,11 @@ class Loop:
         self._schedule.stale(reason, now, _RESTART if self._list.restarts_itself else 0.0)
 
     def _rules_changed(self, now: float) -> None:
-        if not self._rules:
-            return
-        for made in self._rules.read():
+        found: list[Generation] = []
+        with self._source("ruleset"):
+            if self._rules:
+                found = self._rules.read()
+        for made in found:
             self._schedule.stale("ruleset", now)
             if made.pid:
                 self._changers.pop((made.pid, made.program), None)
@@ -278,39 +286,54 @@ class Loop:
             del self._changers[next(iter(self._changers))]
 
     def _network_changed(self, now: float) -> None:
-        if self._network and self._network.read():
-            self._schedule.stale("network", now)
+        with self._source("network"):
+            if self._network and self._network.read():
+                self._schedule.stale("network", now)
 
     def _files_changed(self, now: float) -> None:
         for reason in self._inotify.read() if self._inotify else ():
-            self._schedule.stale(reason, now)
+            if reason == "xtables-lock":
+                self._look_at_legacy(now, told=True)
+            else:
+                self._schedule.stale(reason, now)
 
     def _pulse(self, now: float) -> None:
-        suspect = False
         if self._look:
-            changed, hung = self._look.look(now)
-            if changed:
-                self._exited(now, "listener")
-            if hung:
-                self._schedule.stale("queue", now)
-            suspect = self._look.suspect
-        if self._rules and self._rules.moved():
-            self._schedule.stale("ruleset", now)
+            self._look_at_listeners(now, self._look)
+        if self._rules:
+            self._look_at_rules(now, self._rules)
         if self._list.legacy:
             self._look_at_legacy(now)
         wall = self._wall_clock() - now
         if abs(wall - self._wall) > _JUMP:
             self._schedule.stale("clock", now)
         self._wall = wall
+        suspect = self._look is not None and self._look.suspect
         self._pulse_at = now + (min(AGAIN, self._list.pulse) if suspect else self._list.pulse)
 
-    def _look_at_legacy(self, now: float) -> None:
-        try:
-            if self._legacy.moved(now):
+    def _look_at_listeners(self, now: float, look: Look) -> None:
+        with self._source("listener"):
+            changed, hung = look.look(now)
+            if changed:
+                self._exited(now, "listener")
+            if hung:
+                self._schedule.stale("queue", now)
+
+    def _look_at_rules(self, now: float, rules: Rules) -> None:
+        with self._source("ruleset"):
+            if rules.moved():
+                self._schedule.stale("ruleset", now)
+
+    def _look_at_legacy(self, now: float, *, told: bool = False) -> None:
+        """`told`: somebody has used iptables-legacy, so when in doubt, the tables changed."""
+        with self._source("legacy"):
+            moved = self._legacy.moved(now)
+            if moved or (moved is None and told):
                 self._schedule.stale("legacy", now)
-            self._missing.pop("legacy", None)
-        except OSError as error:
-            self._missing["legacy"] = error.strerror or str(error)
+
+    def _source(self, name: str) -> _Tried:
+        """A look that the kernel may refuse: the source is missing then, until a look succeeds."""
+        return _Tried(name, self._missing)
 
     def _probe_again(self, now: float) -> None:
         if now >= self._probe.until:
@@ -320,10 +343,11 @@ class Loop:
         if now >= self._probe_at:
             self._probe_at = now + self._list.probe
             self._off(self._probe.fileno())
-            self._probe.begin(self._list.probe_at, now)
+            with self._source("probe"):
+                self._probe.begin(self._list.probe_at, now)
             if self._probe.answer:
                 self._probe_answered(now)
-            else:
+            elif self._probe.fileno() >= 0:
                 self._on(self._probe.fileno(), self._probe_heard)
 
     def _probe_heard(self, now: float) -> None:
@@ -370,12 +394,23 @@ class Loop:
                 source.close()
 
 
+class _Tried:
+    def __init__(self, name: str, missing: dict[str, str]) -> None:
+        self._name, self._missing = name, missing
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: object, trace: object) -> bool:
+        if isinstance(error, OSError):
+            self._missing[self._name] = error.strerror or str(error)
+            return True
+        if error is None:
+            self._missing.pop(self._name, None)
+        return False
+
+
 def _noted(number: int, frame: Optional[FrameType]) -> None:
     """The wake-up descriptor has it."""
-
-
-def _say(text: str) -> None:
-    print(f"ec2ssh-agent: {text}", file=sys.stderr, flush=True)
 
 
 def _make_pass(config_path: str, root: str, wake: Wake) -> WatchList:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from _socket import MSG_DONTWAIT
 
@@ -31,14 +32,17 @@ class Network:
         self._socket.close()
 
     def read(self) -> bool:
+        """Raises OSError."""
         changed = False
         while True:
             try:
                 data = self._socket.recv(1 << 16, MSG_DONTWAIT)
             except BlockingIOError:
                 return changed
-            except OSError:
-                changed = True  # ENOBUFS: some were lost
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                changed = True  # some were lost
                 continue
             for message in messages(data):
                 changed = self._news(message.type, message.body) or changed
