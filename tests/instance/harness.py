@@ -1,11 +1,7 @@
 """Whole instances on this machine: real systemd, sshd and netfilter in systemd-nspawn, and a real client beside them.
 
-A root file system is made once by mmdebstrap and kept in CACHE; what the package of this tree installs is a layer over
-it, made once for each content of the package; an instance is an overlay in memory over both. Each instance has two
-network namespaces, joined by a veth pair whose ends are both called eth0:
-
-    client  10.0.5.1, 10.0.5.30, 203.0.113.7, 198.51.100.9         2001:db8:5::1, ::30, 2001:db8:ffff::7
-    server  10.0.5.20/24, default route to 10.0.5.1                2001:db8:5::20/64, default route to 2001:db8:5::1
+An instance is an overlay in memory over a root file system and over what the package of this tree installs (rootfs.py).
+It has two network namespaces, joined by a veth pair whose ends are both called eth0 (outside.py).
 
 No packet leaves the machine. Everything is named after the pid of the test run: what a killed run left behind is
 removed by the next. Nothing here waits by sleeping for a fixed time: there are deadlines, generous ones, and polls.
@@ -14,9 +10,7 @@ removed by the next. Nothing here waits by sleeping for a fixed time: there are 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import difflib
-import errno
 import fcntl
 import hashlib
 import os
@@ -24,65 +18,28 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
-ROOT = Path(__file__).resolve().parents[2]
-CACHE = Path("/var/cache/ec2ssh-agent")
-WORK = Path("/var/tmp")
+from outside import CLIENTS4 as CLIENTS4
+from outside import CLIENTS6 as CLIENTS6
+from outside import SERVER4 as SERVER4
+from outside import SERVER6 as SERVER6
+from outside import Client as Client
+from outside import Login as Login
+from outside import Network as Network
+from rootfs import CACHE as CACHE
+from rootfs import ROOT as ROOT
+from rootfs import WORK as WORK
+from rootfs import Done as Done
+from rootfs import agent_layer as agent_layer
+from rootfs import execute as execute
+from rootfs import overlay, rootfs, unmount
+from rootfs import wait_for as wait_for
+
 PREFIX = "ec2ssh-inst-"
-
-SERVER4, SERVER6 = "10.0.5.20", "2001:db8:5::20"
-CLIENTS4 = ("10.0.5.1", "10.0.5.30", "203.0.113.7", "198.51.100.9")
-CLIENTS6 = ("2001:db8:5::1", "2001:db8:5::30", "2001:db8:ffff::7")
-
-PACKAGES = (
-    "systemd systemd-sysv dbus openssh-server openssh-client iproute2 iptables nftables ufw firewalld ipset procps "
-    "python3 python3-psutil python3-systemd python3-requests python3-jeepney python3-iptables sudo e2fsprogs"
-).split()
-
-# What an instance's own packages would do by themselves and a test must not meet: firewalld is enabled by its package.
-CUSTOMISE = """set -e
-systemctl --root="$1" -q disable firewalld.service
-systemctl --root="$1" -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service \
-    dpkg-db-backup.timer systemd-tmpfiles-clean.timer man-db.timer fstrim.timer
-echo nameserver 127.0.0.1 > "$1/etc/resolv.conf"
-echo instance > "$1/etc/hostname"
-printf '127.0.0.1 localhost instance\\n::1 localhost\\n' > "$1/etc/hosts"
-mkdir -p -m 0700 "$1/root/.ssh"
-# OpenSSH 9.8 and later refuse for a while whoever connects often without logging in, as the tests' clients do.
-if chroot "$1" /usr/sbin/sshd -T -o PerSourcePenalties=no >/dev/null 2>&1; then
-    echo PerSourcePenaltyExemptList 10.0.5.0/24,203.0.113.0/24,198.51.100.0/24,2001:db8::/32 \
-        > "$1/etc/ssh/sshd_config.d/10-test-clients.conf"
-fi
-rm -f "$1"/etc/machine-id "$1"/var/log/*.log
-"""
-
-SSH_OPTIONS = (
-    "-F none -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR "
-    "-o IdentitiesOnly=yes -o ControlMaster=no"
-).split()
-
-
-class Done(NamedTuple):
-    """What a command gave: exit status (negative: the signal), both outputs as text."""
-
-    code: int
-    out: str
-    err: str
-
-
-class Login(NamedTuple):
-    """A whole `ssh`: whether it came in, what it printed on stderr, how long it took in seconds."""
-
-    ok: bool
-    stderr: str
-    seconds: float
 
 
 class Snapshot(NamedTuple):
@@ -91,139 +48,6 @@ class Snapshot(NamedTuple):
     rules: dict[str, str]
     files: dict[str, str]
     units: dict[str, str]
-
-
-def execute(
-    argv: Sequence[object], *, check: bool = True, stdin: Optional[bytes] = None, deadline: float = 120.0
-) -> Done:
-    """Runs a program of this machine in a process group of its own, which is killed at the deadline (seconds)."""
-    words = [str(word) for word in argv]
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        # Files, not pipes: a daemon that a command leaves behind would hold a pipe open for ever.
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-        )
-        try:
-            process.communicate(stdin, timeout=deadline)
-        except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise AssertionError(
-                    f"no end within {deadline:g} s: {' '.join(words)}\n{_text(out)}{_text(err)}"
-                ) from None
-            raise
-        done = Done(process.returncode, _text(out), _text(err))
-    if check and done.code:
-        raise AssertionError(f"exit status {done.code}: {' '.join(words)}\n{done.out}{done.err}")
-    return done
-
-
-def _text(file: object) -> str:
-    assert hasattr(file, "seek") and hasattr(file, "read")
-    file.seek(0)
-    return bytes(file.read()).decode("utf-8", "replace")
-
-
-def wait_for(what: str, look: Callable[[], bool], seconds: float = 60.0, *, every: float = 0.05) -> float:
-    """Polls until `look` is true; gives the seconds it took. Raises AssertionError after `seconds`."""
-    started = time.monotonic()
-    while not look():
-        if time.monotonic() - started > seconds:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
-        time.sleep(every)
-    return time.monotonic() - started
-
-
-# -- root file systems
-
-
-@contextlib.contextmanager
-def _locked(name: str) -> Iterator[None]:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / f"{name}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def rootfs(suite: str = "bookworm", extra: Sequence[str] = ()) -> Path:
-    """A root file system of a Debian release with what PACKAGES and `extra` name; made once, then only read."""
-    packages = sorted({*PACKAGES, *extra})
-    digest = hashlib.sha256("\n".join([suite, *packages, CUSTOMISE]).encode()).hexdigest()[:12]
-    made = CACHE / f"rootfs-{suite}-{digest}"
-    with _locked(f"rootfs-{suite}"):
-        if not made.is_dir():
-            new = made.with_suffix(".new")
-            shutil.rmtree(new, ignore_errors=True)
-            argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", suite, new]
-            execute(argv, deadline=1200)
-            execute(["sh", "-c", CUSTOMISE, "sh", new])
-            new.rename(made)
-    return made
-
-
-def tree_digest() -> str:
-    """The content of everything that the package is built from."""
-    digest = hashlib.sha256()
-    for directory in ("agent", "packaging", "systemd"):
-        for path in sorted((ROOT / directory).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_mode:o}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def package() -> Path:
-    """The .deb of this tree, built once for each content."""
-    directory = CACHE / "packages" / tree_digest()
-    with _locked("package"):
-        found = sorted(directory.glob("*.deb"))
-        if not found:
-            directory.mkdir(parents=True, exist_ok=True)
-            found = [Path(execute([ROOT / "packaging" / "build-deb", directory]).out.strip())]
-    return found[0]
-
-
-def agent_layer(base: Path) -> Path:
-    """What installing the package adds to a root file system, as a layer over it."""
-    deb = package()
-    made = CACHE / "layers" / f"{base.name}-{tree_digest()}"
-    with _locked("layer"):
-        if not made.is_dir():
-            made.parent.mkdir(parents=True, exist_ok=True)
-            for old in sorted(made.parent.glob(f"{base.name}-*"), key=lambda path: path.stat().st_mtime)[:-8]:
-                shutil.rmtree(old, ignore_errors=True)
-            with tempfile.TemporaryDirectory(dir=made.parent, prefix="new-") as name:
-                top, work, merged = (Path(name) / part for part in ("top", "work", "merged"))
-                for directory in (top, work, merged):
-                    directory.mkdir(mode=0o755)
-                with _overlay([base], top=top, work=work, at=merged):
-                    shutil.copy(deb, merged / "tmp" / deb.name)
-                    execute(["chroot", merged, "dpkg", "-i", f"/tmp/{deb.name}"], deadline=300)
-                    (merged / "tmp" / deb.name).unlink()
-                top.rename(made)
-    return made
-
-
-@contextlib.contextmanager
-def _overlay(lower: Sequence[Path], *, top: Path, work: Path, at: Path) -> Iterator[None]:
-    options = f"lowerdir={':'.join(map(str, lower))},upperdir={top},workdir={work}"
-    execute(["mount", "-t", "overlay", "-o", options, "overlay", at])
-    try:
-        yield
-    finally:
-        _unmount(at)
-
-
-def _unmount(path: Path) -> None:
-    def gone() -> bool:
-        return execute(["umount", path], check=False).code == 0 or not os.path.ismount(path)
-
-    wait_for(f"umount {path}", gone, 30)
 
 
 def _raise_limits() -> None:
@@ -290,170 +114,6 @@ def _slot() -> Iterator[None]:
     finally:
         for file in files:
             file.close()
-
-
-# -- networks
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Network:
-    """Two namespaces and the wire between them. `server` and `client` are names for `ip -n`."""
-
-    def __init__(self, name: str) -> None:
-        self.server, self.client = f"{name}s", f"{name}c"
-        try:
-            self._make()
-        except BaseException:
-            self.delete()
-            raise
-
-    def _make(self) -> None:
-        for name in (self.server, self.client):
-            execute(["ip", "netns", "add", name])
-        server, client = ["ip", "-n", self.server], ["ip", "-n", self.client]
-        execute([*server, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self.client])
-        execute([*server, "address", "add", f"{SERVER4}/24", "dev", "eth0"])
-        execute([*server, "address", "add", f"{SERVER6}/64", "dev", "eth0", "nodad"])
-        for address in CLIENTS4:
-            length = 24 if address.startswith("10.0.5.") else 32
-            execute([*client, "address", "add", f"{address}/{length}", "dev", "eth0"])
-        for number, address in enumerate(CLIENTS6):
-            length = 64 if address.startswith("2001:db8:5:") else 128
-            # The others are deprecated, or the kernel would take the last for new connections.
-            lifetime = [] if number == 0 else ["preferred_lft", "0"]
-            execute([*client, "address", "add", f"{address}/{length}", "dev", "eth0", "nodad", *lifetime])
-        for end in (server, client):
-            execute([*end, "link", "set", "lo", "up"])
-            execute([*end, "link", "set", "eth0", "up"])
-        execute([*server, "route", "add", "default", "via", CLIENTS4[0]])
-        execute([*server, "-6", "route", "add", "default", "via", CLIENTS6[0], "dev", "eth0"])
-
-    def delete(self) -> None:
-        for name in (self.server, self.client):
-            if os.path.exists(f"/run/netns/{name}"):
-                execute(["ip", "netns", "delete", name], check=False)
-
-    @contextlib.contextmanager
-    def _inside(self, name: str) -> Iterator[None]:
-        """This thread in a namespace: sockets made here stay in it."""
-        with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{name}") as there:
-            if _libc.setns(there.fileno(), 0x40000000):
-                raise OSError(ctypes.get_errno(), f"setns {name}")
-            try:
-                yield
-            finally:
-                if _libc.setns(home.fileno(), 0x40000000):
-                    raise OSError(ctypes.get_errno(), "setns back")
-
-    def socket(self, family: int) -> socket.socket:
-        with self._inside(self.client):
-            return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-
-    def flush_neighbours(self) -> None:
-        for name in (self.client, self.server):
-            execute(["ip", "-n", name, "neighbour", "flush", "all"], check=False)
-
-
-_CONNECT = {
-    errno.ECONNREFUSED: "refused",
-    errno.EHOSTUNREACH: "unreachable",
-    errno.ENETUNREACH: "unreachable",
-    errno.ENOPROTOOPT: "unreachable",
-    errno.EACCES: "unreachable",
-    errno.ETIMEDOUT: "timeout",
-}
-
-
-class Client:
-    """Somebody outside. `source` is one of CLIENTS4 or CLIENTS6, `to` SERVER4 or SERVER6."""
-
-    def __init__(self, network: Network, key: Path) -> None:
-        self.network, self.key = network, key
-
-    def ssh(
-        self, command: str = "true", *, to: str = SERVER4, source: str = "", port: int = 22, timeout: float = 15.0
-    ) -> Login:
-        """A real login as root by key."""
-        argv: list[object] = ["nsenter", f"--net=/run/netns/{self.network.client}", "ssh", *SSH_OPTIONS, "-i", self.key]
-        argv += ["-o", f"ConnectTimeout={max(1, round(timeout))}", "-p", port, *(["-b", source] if source else [])]
-        started = time.monotonic()
-        done = execute([*argv, f"root@{to}", command], check=False, deadline=timeout + 30)
-        return Login(done.code == 0, done.err.strip(), time.monotonic() - started)
-
-    def symptom(
-        self, *, to: str = SERVER4, source: str = "", port: int = 22, timeout: float = 4.0, banner: float = 9.0
-    ) -> str:
-        """What one new connection lives through until sshd's banner.
-
-        connected, timeout (no connection within `timeout` seconds, which spans two retransmissions of the SYN, so
-        that an ICMP error that was lost is met again), refused, unreachable, closed (opened, then ended without a
-        banner), silent (opened, then nothing within `banner` seconds; libwrap sleeps 5 before it closes).
-        """
-        if ":" in to:
-            self.network.flush_neighbours()
-        with self.network.socket(socket.AF_INET6 if ":" in to else socket.AF_INET) as tried:
-            if source:
-                tried.bind((source, 0))
-            tried.settimeout(timeout)
-            try:
-                tried.connect((to, port))
-            except socket.timeout:
-                return "timeout"
-            except OSError as error:
-                if error.errno in _CONNECT:
-                    return _CONNECT[error.errno]
-                raise
-            tried.settimeout(banner)
-            try:
-                got = tried.recv(255)
-                if got.startswith(b"SSH-"):
-                    # An answer, so that sshd does not log an error for a scanner's connect and close.
-                    tried.sendall(b"SSH-2.0-ec2ssh-agent-test\r\n")
-                    return "connected"
-                return "closed"  # the end, or words such as MaxStartups'
-            except socket.timeout:
-                return "silent"
-            except ConnectionError:
-                return "closed"
-
-    def wait_symptom(self, wanted: str, seconds: float = 60.0, *, to: str = SERVER4, source: str = "") -> None:
-        """Waits until a new connection lives through `wanted`."""
-        seen: list[str] = []
-
-        def look() -> bool:
-            seen.append(self.symptom(to=to, source=source))
-            return seen[-1] == wanted
-
-        try:
-            wait_for(f"symptom {wanted}", look, seconds)
-        except AssertionError as error:
-            raise AssertionError(f"{error}; the last were {seen[-5:]}") from None
-
-    def wait_ssh(self, seconds: float = 60.0, *, to: str = SERVER4, source: str = "", port: int = 22) -> float:
-        """Waits until sshd's banner comes: a new connection every 20 ms. Gives the seconds it took."""
-        return wait_for(
-            f"sshd's banner from {to} for {source or 'the client'}",
-            lambda: self._banner(to, source, port),
-            seconds,
-            every=0.02,
-        )
-
-    def _banner(self, to: str, source: str, port: int) -> bool:
-        with self.network.socket(socket.AF_INET6 if ":" in to else socket.AF_INET) as tried:
-            if source:
-                tried.bind((source, 0))
-            # A client that met a DROP sends its SYN again only after a second: a new connection tells sooner.
-            tried.settimeout(0.1)
-            try:
-                tried.connect((to, port))
-                tried.settimeout(2.0)
-                if not tried.recv(255).startswith(b"SSH-"):
-                    return False
-                tried.sendall(b"SSH-2.0-ec2ssh-agent-test\r\n")
-                return True
-            except OSError:
-                return False
 
 
 # -- instances
@@ -684,10 +344,10 @@ def boot(
         memory.mkdir()
         root.mkdir()
         execute(["mount", "-t", "tmpfs", "-o", "size=2G,mode=0755", name, memory])
-        stack.callback(_unmount, memory)
+        stack.callback(unmount, memory)
         for part in ("top", "work"):
             (memory / part).mkdir()
-        stack.enter_context(_overlay(lower, top=memory / "top", work=memory / "work", at=root))
+        stack.enter_context(overlay(lower, top=memory / "top", work=memory / "work", at=root))
         made = Instance(name=name, directory=directory, root=root)
         _personalise(made, config=config if agent else "", enabled=enabled or not agent)
         if prepare:
