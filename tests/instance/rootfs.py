@@ -1,4 +1,4 @@
-"""What instances are made of: root file systems, the package of this tree as a layer over them, commands of this machine.
+"""What instances are made of: root file systems, the package of this tree as a layer over them, and commands to do it.
 
 A root file system is made once by mmdebstrap and kept in CACHE; what the package of this tree installs is a layer over
 it, made once for each content of the package.
