@@ -27,10 +27,11 @@ Busy = Callable[[float], AbstractContextManager[None]]
 
 
 class Context(NamedTuple):
-    """`number` of the step within its change; `known`: what the change's steps left, as texts; None where
-    a crash left no account of one of them.
+    """`busy` tells the supervisor for how many seconds a command may be at work: so long it has patience.
 
-    `busy` tells the supervisor for how many seconds a command may be at work: so long it has patience."""
+    `number` of the step within its change; `known`: what the change's steps left, as texts; None where a crash left no
+    account of one of them.
+    """
 
     host: Host
     change: str
