@@ -1,0 +1,388 @@
+"""The reporter: order, once each by key, back-off, kills at random, heartbeats, and what it adds of the instance."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Optional
+
+import jsonschema
+
+import ec2ssh_agent
+from ec2ssh_agent.config import Config
+from ec2ssh_agent.host import Host
+from ec2ssh_agent.report import identity, spool
+from ec2ssh_agent.report.reporter import Reporter, heartbeat_status
+from endpoint import Got, Server, reply, serving, url
+from status_example import example
+
+PACKAGE = Path(ec2ssh_agent.__file__).parent
+SCHEMA = json.loads((PACKAGE / "schemas/report.json").read_text())
+START = 1_795_875_300.0  # 2026-11-28T14:15:00Z, when the example was made
+
+
+class Clocked(Host):
+    """A real disk below a directory, and a clock that only moves when somebody sleeps."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.epoch = START
+
+    def now(self) -> float:
+        return self.epoch
+
+    def monotonic(self) -> float:
+        return self.epoch - START
+
+    def sleep(self, seconds: float) -> None:
+        self.epoch += seconds
+
+
+def host_in(directory: Path, kind: type[Host] = Clocked) -> Any:
+    host = kind(str(directory))
+    for path in (spool.REPORTER, "/run/ec2ssh-agent", "/etc/ec2ssh-agent"):
+        Path(host.path(path)).mkdir(parents=True, exist_ok=True)
+    publish(host)
+    return host
+
+
+def publish(host: Host, document: Optional[dict[str, Any]] = None) -> None:
+    Path(host.path("/run/ec2ssh-agent/status.json")).write_text(json.dumps(document or example()))
+
+
+def config_for(server: Server, **more: Any) -> Config:
+    return Config(report_url=url(server), identity_imds="off", **more)
+
+
+def reports(server: Server) -> list[dict[str, Any]]:
+    return [json.loads(got.body) for got in server.got]
+
+
+def quiet(host: Host, config: Config) -> None:
+    """Marks this slot's heartbeat as sent."""
+    reporter = Reporter(host, config)
+    reporter._heartbeat_due()
+    from ec2ssh_agent.report import schedule
+
+    slot = schedule.slot(reporter._who(), config.report_interval, host.now())
+    reporter._keep(reporter.state._replace(slot=slot))
+
+
+def test_reports_go_in_order_with_their_keys_and_then_a_heartbeat(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving() as server:
+        config = config_for(server)
+        ids = [spool.enqueue(host, config, example(), None, kind) for kind in ("change", "repair")]
+        done = Reporter(host, config).run()
+        got = reports(server)
+    for report in got:
+        jsonschema.validate(report, SCHEMA)
+    assert [report["kind"] for report in got] == ["change", "repair", "heartbeat"]
+    assert [report["id"] for report in got[:2]] == ids == [g.headers["idempotency-key"] for g in server.got[:2]]
+    assert (done.sent, done.answer) == (3, "200 OK")
+    assert spool.summary(host, config)["waiting"] == 0
+    spool.sweep(host)
+    assert spool.entries(host) == ()
+
+
+def test_nothing_is_sent_twice_and_the_heartbeat_once_in_its_interval(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving() as server:
+        config = config_for(server)
+        spool.enqueue(host, config, example(), None, "change")
+        for _ in range(4):
+            Reporter(host, config).run()
+            host.sleep(1)
+        assert [report["kind"] for report in reports(server)] == ["change", "heartbeat"]
+        host.sleep(300)
+        Reporter(host, config).run()
+        assert [report["kind"] for report in reports(server)][2:] == ["heartbeat"]
+
+
+def test_heartbeats_more_often_than_the_timer_comes(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving() as server:
+        Reporter(host, config_for(server, report_interval=60.0)).run()
+        assert 5 <= len(server.got) <= 6
+        assert host.monotonic() < 300
+
+
+def test_a_dead_daemon_is_told(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    host.sleep(3600)
+    with serving() as server:
+        Reporter(host, config_for(server)).run()
+        (report,) = reports(server)
+    assert report["health"] == "unknown" and "has not looked since 2026-11-28T14:15:00Z" in report["summary"]
+    assert report["time"] == "2026-11-28T15:15:00Z"
+    jsonschema.validate(report, SCHEMA)
+
+
+def test_a_status_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    for content in (b"", b"[]", b"{}", b"\xff"):
+        Path(host.path("/run/ec2ssh-agent/status.json")).write_bytes(content)
+        assert heartbeat_status(host)["health"] == "unknown"
+
+
+def test_an_endpoint_that_is_down_is_asked_with_growing_delays(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving(reply("500 No")) as server:
+        config = config_for(server)
+        spool.enqueue(host, config, example(), None, "change")
+        Reporter(host, config, draw=lambda: 1.0).run()
+        assert host.monotonic() == 1 + 2 + 4 + 8 + 16 + 32
+        before = len(server.got)
+        Reporter(host, config, draw=lambda: 1.0).run()
+        assert len(server.got) == before + 1  # the next delay is over soon enough, the one after is not
+        summary = spool.summary(host, config)
+        assert (summary["waiting"], summary["last"]) == (1, "500 No")
+
+
+def test_retry_after_is_kept(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving(reply("503 Busy", "Retry-After: 60\r\n")) as server:
+        config = config_for(server)
+        spool.enqueue(host, config, example(), None, "change")
+        Reporter(host, config, draw=lambda: 0.0).run()
+        assert len(server.got) == 3 and host.monotonic() == 120
+
+
+def test_what_is_refused_for_good_is_parked_and_the_next_goes_on(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+
+    def behaviour(got: Got, connection: socket.socket) -> None:
+        reply("400 Bad Request" if json.loads(got.body)["sequence"] == 1 else "200 OK")(got, connection)
+
+    with serving(behaviour) as server:
+        config = config_for(server)
+        for _ in range(2):
+            spool.enqueue(host, config, example(), None, "change")
+        quiet(host, config)
+        Reporter(host, config).run()
+        assert [report["sequence"] for report in reports(server)] == [1, 2]
+        summary = spool.summary(host, config)
+        assert (summary["waiting"], summary["parked"], summary["parked_because"]) == (0, 1, "400 Bad Request")
+        Reporter(host, config).run()
+        assert len(server.got) == 2
+        server.behaviour = reply()
+        assert Reporter(host, config).run(now=True).sent == 1
+        assert spool.summary(host, config)["parked"] == 0
+
+
+def test_one_report_alone(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving() as server:
+        config = config_for(server)
+        spool.enqueue(host, config, example(), None, "change")
+        id = spool.enqueue(host, config, example(), None, "test")
+        assert Reporter(host, config).run(only=id).sent == 1
+        assert [report["id"] for report in reports(server)] == [id]
+
+
+def test_a_clock_that_was_set_back_silences_nobody(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving() as server:
+        config = config_for(server)
+        reporter = Reporter(host, config)
+        reporter._keep(reporter.state._replace(not_before=START + 1e8, failures=3))
+        spool.enqueue(host, config, example(), None, "change")
+        Reporter(host, config).run()
+        assert len(server.got) == 2
+
+
+def test_a_state_of_another_instance_is_forgotten(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving() as server:
+        config = config_for(server)
+        Reporter(host, config).run()
+        publish(host, {**example(), "instance": {"id": "i-0fedcba9876543210"}})
+        Reporter(host, config).run()
+        assert [report["instance"]["id"][-4:] for report in reports(server)] == ["def0", "3210"]
+
+
+def test_a_day_without_the_endpoint(tmp_path: Path) -> None:
+    """Changes and repairs go on for a day; then each arrives, in order, once by its key, within the bound."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    host = host_in(tmp_path)
+    accepted: list[str] = []
+    with serving(reply("503 Down")) as server:
+        config = config_for(server, report_spool_max=4 << 20)
+        while host.monotonic() < 86_400:
+            if chance.random() < 0.1:
+                kind = chance.choice(("change", "repair"))
+                accepted.append(spool.enqueue(host, config, example(), None, kind))
+            Reporter(host, config, draw=chance.random).run()
+            size = sum(len(spool.read(host, entry)) for entry in spool.entries(host))
+            assert size <= config.report_spool_max
+            host.sleep(chance.uniform(60, 300))
+        assert len(server.got) < 86_400 / 30
+        server.got.clear()
+        server.behaviour = reply()
+        for _ in range(3):
+            host.sleep(300)
+            Reporter(host, config, draw=chance.random).run()
+        arrived = [r["id"] for r in reports(server) if r["kind"] != "heartbeat"]
+    assert accepted and arrived == accepted
+    assert spool.summary(host, config)["dropped"] == 0
+
+
+def test_the_reporter_is_killed_a_hundred_times(tmp_path: Path) -> None:
+    """kill -9 at a random moment, again and again: at least once each, in order, and by the keys once."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    host = host_in(tmp_path, Host)
+    publish(host, {**example(), "valid_until": "2099-01-01T00:00:00Z"})
+
+    def behaviour(got: Got, connection: socket.socket) -> None:
+        time.sleep(0.01)
+        reply()(got, connection)
+
+    with serving(behaviour) as server:
+        Path(host.path("/etc/ec2ssh-agent/agent.conf")).write_text(
+            f"[repair]\nmode = off\n[report]\nurl = {url(server)}\ninterval = 1h\n[identity]\nimds = off\n"
+        )
+        config = config_for(server)
+        accepted = [spool.enqueue(host, config, example(), None, "change") for _ in range(20)]
+        command = [sys.executable, "-m", "ec2ssh_agent.report.reporter", f"--root={tmp_path}"]
+        environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+        for _ in range(100):
+            with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+                time.sleep(chance.uniform(0.02, 0.4))
+                accepted.append(spool.enqueue(host, config, example(), None, "change"))
+                os.kill(process.pid, signal.SIGKILL)
+            spool.sweep(host)
+        subprocess.run(command, env=environment, check=True, timeout=120)
+        arrived = [r["id"] for r in reports(server) if r["kind"] == "change"]
+    once = list(dict.fromkeys(arrived))
+    assert once == accepted
+    assert len(arrived) < len(accepted) + 100
+    spool.sweep(host)
+    assert spool.entries(host) == ()
+
+
+def test_a_spool_full_of_rubbish(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving() as server:
+        config = config_for(server)
+        id = spool.enqueue(host, config, example(), None, "change")
+        quiet(host, config)
+        directory = Path(host.path(spool.DIRECTORY))
+        (directory / "0000000000-change-00000000-0000-0000-0000-000000000000.json").write_bytes(b"not JSON")
+        (directory / "x.json").write_bytes(b"")
+        Reporter(host, config).run()
+        assert [report["id"] for report in reports(server)] == [id]
+        assert "not JSON" in spool.summary(host, config)["parked_because"]
+
+
+# -- the instance
+
+
+def metadata(changes: Callable[[Got], Optional[str]] = lambda got: None) -> Any:
+    """An IMDSv2 that answers only to a token; `changes` overrides bodies."""
+    document = {
+        "instanceId": "i-0aaaaaaaaaaaaaaaa", "region": "eu-west-1", "availabilityZone": "eu-west-1a",
+        "imageId": "ami-0123456789abcdef0", "instanceType": "t4g.micro", "accountId": "123456789012",
+    }  # fmt: skip
+
+    def behaviour(got: Got, connection: socket.socket) -> None:
+        other = changes(got)
+        if other is not None:
+            return reply(body=other.encode())(got, connection)
+        if (
+            got.method == "PUT"
+            and got.path == "/latest/api/token"
+            and "x-aws-ec2-metadata-token-ttl-seconds" in got.headers
+        ):
+            return reply(body=b"tok")(got, connection)
+        if got.headers.get("x-aws-ec2-metadata-token") != "tok" or got.method != "GET":
+            return reply("401 Unauthorized")(got, connection)
+        body = json.dumps(document) if got.path.endswith("/document") else "MIIsignature"
+        return reply(body=body.encode())(got, connection)
+
+    return behaviour
+
+
+def test_the_metadata_service_is_asked_with_a_token_and_its_answer_kept(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving() as server, serving(metadata()) as service:
+        config = config_for(server)._replace(identity_imds=url(service, path=""))
+        spool.enqueue(host, config, example(), None, "change")
+        Reporter(host, config).run()
+        Reporter(host, config).run()
+        assert [got.method for got in service.got] == ["PUT", "GET"]
+        report = reports(server)[0]
+        # What root knows stands: the metadata service is believed in nothing that root has said.
+        assert report["instance"] == {
+            "id": "i-0123456789abcdef0", "source": "dmi", "region": "eu-west-1", "az": "eu-west-1a",
+            "ami": "ami-0123456789abcdef0", "type": "t4g.micro", "account": "123456789012",
+        }  # fmt: skip
+        assert "document" not in report["instance"]
+        id = spool.enqueue(host, config, example(), None, "test")
+        Reporter(host, config).run(only=id)
+        test = reports(server)[-1]
+        assert json.loads(test["instance"]["document"])["region"] == "eu-west-1"
+        assert test["instance"]["signature"] == "MIIsignature"
+        jsonschema.validate(test, SCHEMA)
+
+
+def test_a_metadata_service_that_lies_or_hangs_is_harmless() -> None:
+    for body in ("", "[]", "null", "[" * 5000, '{"region": ["x"]}', '{"region": "a b\\r\\nc"}', "x" * 100_000):
+        with serving(metadata(lambda got, body=body: body if got.path.endswith("document") else None)) as service:  # type: ignore[misc]
+            assert identity.imds(url(service, path="")) == {}
+    with serving(lambda got, connection: time.sleep(10)) as service:
+        started = time.monotonic()
+        assert identity.imds(url(service, path="")) == {}
+        assert time.monotonic() - started < 5
+    with serving(metadata(lambda got: "tok\r\nX: y" if got.method == "PUT" else None)) as service:
+        assert identity.imds(url(service, path="")) == {}
+
+
+def test_who_the_instance_is_without_any_network(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    etc = Path(host.path("/etc/machine-id"))
+    etc.write_text("0123456789abcdef0123456789abcdef\n")
+    about = identity.local(host)
+    assert about["source"] == "machine-id" and "0123456789abcdef0123456789abcdef" not in json.dumps(about)
+    data = Path(host.path("/run/cloud-init"))
+    data.mkdir(parents=True)
+    (data / "instance-data.json").write_text(
+        json.dumps(
+            {
+                "v1": {"region": "eu-west-1", "availability_zone": "eu-west-1a", "instance_id": "i-0bbbbbbbbbbbbbbbb"},
+                "ds": {"meta_data": {"ami-id": "ami-0123456789abcdef0", "instance-type": "t3.nano"}},
+            }
+        )
+    )
+    (data / ".instance-id").write_text("i-0bbbbbbbbbbbbbbbb\n")
+    assert identity.local(host) == {
+        "id": "i-0bbbbbbbbbbbbbbbb", "source": "cloud-init", "region": "eu-west-1", "az": "eu-west-1a",
+        "type": "t3.nano", "ami": "ami-0123456789abcdef0",
+    }  # fmt: skip
+    for content in ("", "[]", '{"v1": 1}', '{"v1": {}, "ds": []}', "[" * 3000):
+        (data / "instance-data.json").write_text(content)
+        assert identity.local(host)["id"] == "i-0bbbbbbbbbbbbbbbb"
+
+
+def test_only_an_ec2_machine_asks_the_metadata_service(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    assert identity.endpoint(host, Config()) == ""
+    dmi = Path(host.path("/sys/class/dmi/id"))
+    dmi.mkdir(parents=True)
+    (dmi / "sys_vendor").write_text("QEMU\n")
+    assert identity.endpoint(host, Config()) == ""
+    (dmi / "sys_vendor").write_text("Amazon EC2\n")
+    assert identity.endpoint(host, Config()) == "http://169.254.169.254"
+    assert identity.endpoint(host, Config(identity_imds="off")) == ""
+    assert identity.endpoint(host, Config(identity_imds="http://[fd00:ec2::254]/")) == "http://[fd00:ec2::254]"
