@@ -308,11 +308,11 @@ def test_learning_and_looking_it_up() -> None:
         "set": {"op": "update", "elem": {"elem": {"val": IP_SADDR, "timeout": 10}}, "set": "@seen", "stmt": [limit]}
     }
     assert items(add, match(IP_SADDR, "@seen"), objects=(seen,))[1:] == (
-        Learn("seen", (Selector(Field.SADDR),), (Limiter("limit", False),)),
-        Lookup((Selector(Field.SADDR),), (), name="seen", dynamic=True),
+        Learn("inet t seen", (Selector(Field.SADDR),), (Limiter("limit", False),)),
+        Lookup((Selector(Field.SADDR),), (), name="inet t seen", dynamic=True),
     )
     meter: Json = {"meter": {"key": IP_SADDR, "stmt": {"ct count": {"val": 3, "inv": True}}, "name": "m"}}
-    assert items(meter)[1] == Learn("meter m", (Selector(Field.SADDR),), (Limiter("ct count", False),))
+    assert items(meter)[1] == Learn("inet t m", (Selector(Field.SADDR),), (Limiter("ct count", False),))
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ class Compiler:
     def __init__(
         self,
         family: str,
+        table: str,
         objects: Mapping[tuple[str, str], Mapping[str, object]],
         elements: Mapping[str, list[object]],
         *,
@@ -86,6 +87,7 @@ class Compiler:
         dynamic: frozenset[str],
     ) -> None:
         self._family = family
+        self._table_name = table
         self._objects = objects
         self._elements = elements
         self._terse = terse
@@ -392,7 +394,8 @@ class Compiler:
                 elements.append(Element(tuple(parts[place] for place in kept), result))
         if rest:
             elements.append(_remaining(rest, elements))
-        return Lookup(selectors, tuple(elements), negated, name, name in self._dynamic)
+        dynamic = name in self._dynamic
+        return Lookup(selectors, tuple(elements), negated, self._own(name) if dynamic else name, dynamic)
 
     def _parts(self, keys: tuple[Key, ...], given: object) -> Optional[list[Union[Ranges, tuple[str, ...]]]]:
         """One element's ranges or patterns for each key; None where a constant of the packet is not in it."""
@@ -438,6 +441,8 @@ class Compiler:
             if key.what is What.UNKNOWN or key.open:
                 raise NotUnderstood(key.reason or "a field that differs from packet to packet")
         listed, name = self._set(body.get("data"))
+        if name in self._dynamic:
+            raise NotUnderstood("a map that rules add to")
         return self._table(keys, listed, name=name, data=data)
 
     # -- limits
@@ -487,7 +492,7 @@ class Compiler:
         if not known:
             inner = (*inner, Unknown("the key that is added to a set"))
         selectors = tuple(_part(key) for key in keys) if known else ()
-        out.append(Learn(name.lstrip("@"), selectors, inner, body.get("op") == "delete"))
+        out.append(Learn(self._own(name.lstrip("@")), selectors, inner, body.get("op") == "delete"))
 
     def _meter(self, given: object, out: list[Item]) -> None:
         body = mapping(given)
@@ -495,7 +500,11 @@ class Compiler:
         inner = self._inner([body.get("stmt")])
         name = body.get("name")
         selectors = tuple(_part(key) for key in keys) if known else ()
-        out.append(Learn(f"meter {text_of(name)}", selectors, inner))
+        out.append(Learn(self._own(text_of(name)), selectors, inner))
+
+    def _own(self, name: str) -> str:
+        """What a set is called where sets of all tables are told apart."""
+        return f"{self._family} {self._table_name} {name}"
 
     def _inner(self, statements: list[object]) -> tuple[Union[Limiter, Unknown], ...]:
         out: list[Item] = []
@@ -513,7 +522,7 @@ class Compiler:
         name = mapping(key).get("key")
         if kind in ("meta", "ct") and name == "mark":
             self._mark(kind == "ct", body.get("value"), out)
-        elif (kind, name) in _HARMLESS_CHANGES:
+        elif isinstance(name, str) and (kind, name) in _HARMLESS_CHANGES:
             return
         elif kind == "payload":
             self._rewrite(mapping(key), out)
@@ -577,7 +586,7 @@ class Compiler:
             self._require(nft_keys.REQUIRES["tcp"], out)
             out.append(Verdict(Kind.REJECT, reject="tcp-reset"))
             return
-        if kind is not None and kind not in _REJECTS:
+        if kind is not None and not (isinstance(kind, str) and kind in _REJECTS):
             raise NotUnderstood(f"a reject with {text_of(kind)}")
         if kind in ("icmp", "icmpv6"):
             self._require(nft_keys.REQUIRES["ip" if kind == "icmp" else "ip6"], out)

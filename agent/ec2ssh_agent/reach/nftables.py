@@ -144,6 +144,7 @@ class _Draft:
         rules = [body for listed in self.rules.values() for body in listed]
         compiler = Compiler(
             self.family,
+            self.name,
             self.objects,
             {name: listed for (owner, name), listed in given.elements.items() if owner == label},
             terse=given.terse,
@@ -229,9 +230,9 @@ def _updated(rules: list[dict[str, object]]) -> frozenset[str]:
     found = set()
     for body in rules:
         for statement in _sequence(body.get("expr")):
-            for kind in ("set", "map"):
+            for kind, called in (("set", "set"), ("map", "map"), ("meter", "name")):
                 added = statement.get(kind) if isinstance(statement, dict) else None
-                name = added.get(kind) if isinstance(added, dict) else None
+                name = added.get(called) if isinstance(added, dict) else None
                 if isinstance(name, str):
                     found.add(name.lstrip("@"))
     return frozenset(found)

@@ -64,7 +64,8 @@ class State(NamedTuple):
     ctmark: int = 0
     nat: Optional[tuple[int, int]] = None  # local address and port after DNAT or REDIRECT
     ports: Ranges = ((1024, 65535),)  # of the remote end
-    learned: frozenset[tuple[str, "Key"]] = frozenset()  # what this connection's packets put into sets
+    # What this connection's packets put into sets, and whether the limit that the element carries lets them go on.
+    learned: frozenset[tuple[str, "Key", Optional[bool]]] = frozenset()
     recent: tuple[tuple[str, bool, int], ...] = ()  # xt_recent: list, of the remote end, hits
 
 
@@ -378,8 +379,9 @@ class View:
             if self.scene.free:
                 return None
             key = self.key(item.selectors)
-            if key is not None and (item.name, key) in self.state.learned:
-                return not item.negated
+            for name, entry, passes in self.state.learned:
+                if (name, entry) == (item.name, key):
+                    return False if item.negated else passes
         found = self.elements(item)
         if found is None or isinstance(found, Split):
             return found
@@ -545,8 +547,12 @@ class View:
         key = self.key(item.selectors)
         if key is None:
             return [(state, None, None)]
-        entry = frozenset(((item.name, key),))
-        new = state._replace(learned=state.learned - entry if item.delete else state.learned | entry)
+        old = [entry for entry in state.learned if entry[:2] == (item.name, key)]
+        if item.delete:
+            return [(state._replace(learned=state.learned.difference(old)), None, True)]
+        if old:
+            # The element's limit is that of the rule that added it (nft_dynset_eval).
+            return [(state, None, old[0][2])]
         goes_on: Optional[bool] = True
         for inner in item.inner:
             passes = self.match(inner)
@@ -555,7 +561,7 @@ class View:
                 break
             if passes is None:
                 goes_on = None
-        return [(new, None, goes_on)]
+        return [(state._replace(learned=state.learned | {(item.name, key, goes_on)}), None, goes_on)]
 
     def _recent(self, item: Recent) -> list[Acted]:
         """xt_recent.c, recent_mt: the entry's hits are those of this connection's own packets."""
