@@ -198,7 +198,7 @@ def _sshd(facts: Facts, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Finding
     if look.known and not look.listening:
         yield _not_running(look)
         return
-    yield from _running(look, facts)
+    yield from _running(look, facts, reach)
     yield from _outside(look, reach, gaps)
 
 
@@ -249,7 +249,7 @@ def _cause(look: _Look) -> Optional[tuple[str, str]]:
     return "sshd-config-invalid", f"its configuration is wrong{where}"
 
 
-def _running(look: _Look, facts: Facts) -> Iterator[Finding]:
+def _running(look: _Look, facts: Facts, reach: Reach) -> Iterator[Finding]:
     """Somebody listens; does a client get a banner, and would sshd start again?"""
     process, banner = seen(look.sshd.process), seen(look.sshd.banner)
     cause = _cause(look)
@@ -264,7 +264,7 @@ def _running(look: _Look, facts: Facts) -> Iterator[Finding]:
     elif banner and "maxstartups" in banner.text.lower():
         text = "sshd is at MaxStartups: too many connections wait for a login (a restart would make it worse)"
         yield Finding("sshd-saturated", Severity.WARNING, Symptom.CLOSED, text, (banner.text,), _SSHD_STEP)
-    elif banner and not banner.ended and not banner.refused and banner.seconds >= _LATE:
+    elif banner and not banner.ended and not banner.refused and banner.seconds >= _LATE and not _wrapped(reach):
         text = f"sshd's banner comes late ({banner.seconds:.1f} s): a name lookup, or a busy machine"
         yield Finding("sshd-banner-late", Severity.WARNING, Symptom.SILENT, text, (), _SSHD_STEP)
     if not cause or _on_demand(look) and cause[0] == "privsep-missing":
@@ -277,6 +277,11 @@ def _running(look: _Look, facts: Facts) -> Iterator[Finding]:
     else:
         text = f"sshd runs, but would not start again: {summary}"
         yield Finding(name, Severity.WARNING, Symptom.NONE, text, (look.broken,), _SSHD_STEP)
+
+
+def _wrapped(reach: Reach) -> bool:
+    """Whether libwrap refuses somebody: it sleeps before it closes, and the probe may be among them."""
+    return any(rule.stage == "wrappers" and rule.outcome is not Outcome.CONNECTED for a in reach.answers for rule in a.rules)
 
 
 def _on_demand(look: _Look) -> bool:

@@ -28,7 +28,7 @@ from .repair import execute, records
 from .repair.records import Record, State
 from .repair.work import Busy, StepFailed
 from .status import Document
-from .steps import Ladder, Rung, commands
+from .steps import CHANGE, Ladder, Rung, commands
 
 
 class Look(NamedTuple):
@@ -200,7 +200,12 @@ def _nobody(seconds: float) -> Iterator[None]:
 def _would(ladder: Ladder) -> str:
     if not ladder.rungs:
         return ladder.withheld
-    return "would: " + "; ".join(line for step in ladder.rungs[0].steps for line in commands(step))
+    return "would: " + "; ".join(_typed(ladder.rungs[0]))
+
+
+def _typed(rung: Rung) -> list[str]:
+    """What a person would type; the id of the change is known only when it is made."""
+    return [line.replace(CHANGE, "ID") for step in rung.steps for line in commands(step)]
 
 
 def _rehearsed(ladder: Ladder) -> Document:
@@ -209,8 +214,7 @@ def _rehearsed(ladder: Ladder) -> Document:
         "summary": ladder.finding.summary,
         "withheld": ladder.withheld,
         "rungs": [
-            {"name": r.name, "why": r.why, "commands": [line for step in r.steps for line in commands(step)]}
-            for r in ladder.rungs
+            {"name": rung.name, "why": rung.why, "commands": _typed(rung)} for rung in ladder.rungs
         ],
     }
 

@@ -24,6 +24,7 @@ HOSTS_ALLOW = "/etc/hosts.allow"
 #: The document's line, step 3.
 DOCUMENT_LINE = "sshd2 sshd : ALL: allow"
 _UFW_FILES = ("/etc/ufw/user.rules", "/etc/ufw/user6.rules")
+_UFW_TABLES = ("iptables", "ip6tables")
 #: Owners whose chains live in the filter table: flushing it would cut them off.
 _CONTAINERS = ("docker", "kubernetes", "podman", "cni", "calico", "cilium", "libvirt", "lxc")
 
@@ -45,12 +46,25 @@ class Situation(NamedTuple):
 
 
 def plan(situation: Situation) -> tuple[Ladder, ...]:
-    """A ladder for each critical finding, in the findings' order."""
-    return tuple(
-        _ladder(finding, situation)
-        for finding in situation.assessment.findings
-        if finding.severity is Severity.CRITICAL
-    )
+    """A ladder for each critical finding, in the findings' order.
+
+    Where nobody was seen to get in before, one way in is enough: the first that can be opened.
+    """
+    ladders: list[Ladder] = []
+    for finding in situation.assessment.findings:
+        if finding.severity is Severity.CRITICAL:
+            opened = [ladder.finding.subject for ladder in ladders if ladder.rungs and _of_first_boot(ladder, situation)]
+            made = _ladder(finding, situation)
+            if opened and _of_first_boot(made, situation):
+                made = Ladder(finding, withheld=f"one way in is enough as long as nobody got in before: {opened[0]}")
+            ladders.append(made)
+    return tuple(ladders)
+
+
+def _of_first_boot(ladder: Ladder, situation: Situation) -> bool:
+    """Whether it opens the firewall though there is no baseline."""
+    gap = next((g for g in situation.assessment.gaps), None)
+    return ladder.finding.id.startswith("firewall-") and gap is not None and not gap.regression
 
 
 def _ladder(finding: Finding, situation: Situation) -> Ladder:
@@ -150,7 +164,7 @@ def _ufw(gap: Gap, situation: Situation) -> Iterator[Rung]:
         yield Rung("ufw-allow", why, (allow, *rest), step)
         return
     # Its chains are gone, or nothing leads to them (`iptables -F`): `ufw reload` would not mend that, `enable` does.
-    enable = Run((("ufw", "--force", "enable"),), owner="ufw")
+    enable = Run((("ufw", "--force", "enable"),), owner="ufw", tables=_UFW_TABLES)
     yield Rung("ufw-enable", "ufw's chains are not in the kernel's way: it is enabled afresh", (allow, enable), step)
 
 
@@ -178,7 +192,7 @@ def _ufw_allow(gap: Gap, situation: Situation, tuples: tuple[str, ...]) -> Run:
         rule = ("allow", "proto", "tcp", "from", network, "to", "any", "port", str(gap.port))
         commands.append(("ufw", "prepend", *rule))
         inverse.insert(0, ("ufw", "--force", "delete", *rule))
-    return Run(tuple(commands), tuple(inverse), _UFW_FILES, (("ufw", "reload"),), "ufw")
+    return Run(tuple(commands), tuple(inverse), _UFW_FILES, (("ufw", "reload"),), "ufw", _UFW_TABLES)
 
 
 def _words(line: str) -> list[str]:
@@ -236,7 +250,8 @@ def _firewall_cmd(gap: Gap, situation: Situation, zone: FirewalldZone, permanent
             target = ("firewall-cmd", *where, f"--zone={zone.name}")
             commands.append((*target, f"--add-{kind}={value}"))
             inverse.insert(0, (*target, f"--remove-{kind}={value}"))
-    files = (f"/etc/firewalld/zones/{zone.name}.xml",) if any("--permanent" in c for c in commands) else ()
+    path = f"/etc/firewalld/zones/{zone.name}.xml"
+    files = (path, f"{path}.old") if any("--permanent" in c for c in commands) else ()
     return Run(tuple(commands), tuple(inverse), files, (), "firewalld")
 
 

@@ -154,8 +154,12 @@ def _reach(page: _Page, reach: Mapping[str, Any]) -> None:
         if "sources" not in answer:
             page.say("outcomes: " + ", ".join(answer.get("outcomes", ())), 4)
             continue
+        decided = {rule["outcome"] for rule in answer["rules"] if rule["stage"] != "route"}
         for outcome, sources in answer["sources"].items():
-            if sources:
+            if decided == {outcome}:
+                # The sources that no host answers (127/8 and the like) would only hide what matters.
+                page.say(f"{outcome:<12}everybody", 4)
+            elif sources and outcome in decided:
                 rules = [rule["text"] for rule in answer["rules"] if rule["outcome"] == outcome and rule["table"]]
                 because = f"  <- {rules[0]}" if rules and outcome != "connected" else ""
                 page.say(f"{outcome:<12}{some(sources)}{because}", 4, 14)

@@ -32,6 +32,7 @@ class Run(NamedTuple):
     files: tuple[str, ...] = ()
     reload: tuple[Argv, ...] = ()
     owner: str = ""
+    tables: tuple[str, ...] = ()  # xtables commands whose filter table the tool writes: saved, and put back as it was
 
 
 class Insert(NamedTuple):

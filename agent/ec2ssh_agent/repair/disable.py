@@ -12,7 +12,7 @@ from ..steps import Argv, Disable
 from . import scaffold
 from .files import capture, restore, unlike
 from .records import Saved, Text
-from .work import Context, StepFailed, command
+from .work import Context, StepFailed, command, plain
 
 _CHAINS = ("INPUT", "OUTPUT")
 #: Where the owners keep whether they are on.
@@ -22,14 +22,6 @@ _ON: dict[str, Argv] = {
     "ufw": ("ufw", "--force", "enable"),
     "firewalld": ("systemctl", "enable", "--now", "firewalld.service"),
 }
-
-
-def plain(listing: bytes) -> bytes:
-    """A listing without what changes by itself: comments with the time, counters, how much of a timeout is left."""
-    lines = [line for line in listing.splitlines() if not line.startswith(b"#")]
-    text = re.sub(rb"\[\d+:\d+\]", b"", b"\n".join(lines))
-    text = re.sub(rb"packets \d+ bytes \d+", b"", text)
-    return re.sub(rb" expires \w+", b"", text)
 
 
 def _family(tool: str) -> str:

@@ -12,9 +12,10 @@ from collections import Counter
 
 from ..host import HostError
 from ..steps import Argv, Run
+from . import scaffold
 from .files import capture, resolve, restore, unlike, written_meanwhile
-from .records import File, Saved
-from .work import Context, StepFailed, command, substitute
+from .records import File, Saved, Text
+from .work import Context, StepFailed, command, plain, substitute
 
 
 class Commands:
@@ -24,7 +25,12 @@ class Commands:
         self.context, self.host, self.step = context, context.host, step
 
     def save(self) -> Saved:
-        return Saved(self.host.now(), files=tuple(self._before(path) for path in self.step.files))
+        files = tuple(self._before(path) for path in self.step.files)
+        return Saved(self.host.now(), files=files, texts=self._tables())
+
+    def _tables(self) -> tuple[Text, ...]:
+        """The filter tables that the tool writes, as `TOOL-restore` takes them."""
+        return tuple(Text(tool, scaffold.table_text(self.context, tool)) for tool in self.step.tables)
 
     def _before(self, path: str) -> File:
         if not self.host.exists(path.rpartition("/")[0]):
@@ -40,7 +46,7 @@ class Commands:
             self._run(argv)
 
     def seal(self, saved: Saved) -> Saved:
-        return saved._replace(made=True, left_files=self._now(saved))
+        return saved._replace(made=True, left_files=self._now(saved), left_texts=self._tables())
 
     def _now(self, saved: Saved) -> tuple[File, ...]:
         return tuple(capture(self.host, file.path) for file in saved.files)
@@ -64,6 +70,7 @@ class Commands:
         shared = saved.made and any(
             unlike(now, then) and unlike(now, before) for now, then, before in zip(left, saved.left_files, saved.files)
         )
+        exact = bool(self.step.tables) and not shared and self._untouched(saved)
         complaint = ""
         for argv in self.step.inverse:
             try:
@@ -76,14 +83,22 @@ class Commands:
         wrong = [before for before, now in zip(saved.files, after) if unlike(now, before)]
         for file in wrong:
             restore(self.host, file)
-        for argv in self.step.reload if wrong else ():
+        for argv in self.step.reload if wrong and not exact else ():
             self._run(argv)
+        # ufw's reload leaves chains that its files do not name as they are: the tables themselves are exact.
+        for text in saved.texts if exact else ():
+            scaffold.put_table(self.context, text.name, text.content)
         # A tool that will not take back what is not there complains of nothing that matters.
         if complaint and saved.made and not saved.files:
             raise StepFailed(complaint)
         if not self.step.inverse and not self.step.files:
             return tuple(f"not taken back, it has no inverse: {' '.join(argv)}" for argv in self.step.commands)
         return ()
+
+    def _untouched(self, saved: Saved) -> bool:
+        """Whether the tables are what our step left (after a crash: nobody knows; it was a moment ago)."""
+        now = self._tables()
+        return not saved.made or [plain(text.content) for text in now] == [plain(t.content) for t in saved.left_texts]
 
     def _check_shared(self, saved: Saved, after: tuple[File, ...], complaint: str) -> tuple[str, ...]:
         for before, left, now in zip(saved.files, saved.left_files, after):

@@ -53,6 +53,29 @@ def take_down(context: Context, family: str, table: str, before: Optional[bytes]
         command(context, ("nft", "-f", "-"), stdin="\n".join(script).encode() + b"\n")
 
 
+def table_text(context: Context, tool: str) -> bytes:
+    """The filter table as `TOOL-restore` makes it again: only the chains that there are, in their order. b"": none."""
+    text = command(context, (f"{tool}-save", "-t", "filter")).out
+    if b"(nf_tables)" not in text.partition(b"\n")[0]:
+        return text
+    names = _chains(context, "ip6" if tool.startswith("ip6") else "ip", "filter")
+    if names is None:
+        return b""
+    lines = text.splitlines(keepends=True)
+    declared = {line[1:].split(b" ")[0].decode(): line for line in lines if line.startswith(b":")}
+    first = next(number for number, line in enumerate(lines) if line.startswith(b":"))
+    ordered = [declared[name] for name in names if name in declared]
+    return b"".join([*lines[:first], *ordered, *(line for line in lines[first:] if not line.startswith(b":"))])
+
+
+def put_table(context: Context, tool: str, text: bytes) -> None:
+    """The filter table as `table_text` gave it, in one transaction."""
+    if text:
+        command(context, (f"{tool}-restore", "-T", "filter"), stdin=text)
+    elif _chains(context, "ip6" if tool.startswith("ip6") else "ip", "filter") is not None:
+        command(context, ("nft", "delete", "table", "ip6" if tool.startswith("ip6") else "ip", "filter"))
+
+
 def saved(texts: tuple[Text, ...], family: str, table: str) -> Optional[bytes]:
     return next((text.content for text in texts if text.name == _name(family, table)), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Optional, Protocol
@@ -64,6 +65,14 @@ class Work(Protocol):
 
 def substitute(text: str, change: str) -> str:
     return text.replace(CHANGE, change)
+
+
+def plain(listing: bytes) -> bytes:
+    """A listing without what changes by itself: comments with the time, counters, how much of a timeout is left."""
+    lines = [line for line in listing.splitlines() if not line.startswith(b"#")]
+    text = re.sub(rb"\[\d+:\d+\]", b"", b"\n".join(lines))
+    text = re.sub(rb"packets \d+ bytes \d+", b"", text)
+    return re.sub(rb" expires \w+", b"", text)
 
 
 def command(context: Context, argv: tuple[str, ...], *, stdin: bytes = b"", owner: str = "") -> Ran:
