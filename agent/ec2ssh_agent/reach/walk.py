@@ -307,7 +307,31 @@ class Walk:
                 done.append((state._replace(inside=inside), sources.all()))
             else:
                 done.append((state, sources.all()))
-        for base in step.bases:
+        place = 0
+        while fresh and place < len(step.bases):
+            alike = [base for base in step.bases[place:] if base[1].priority == step.bases[place][1].priority]
+            place += len(alike)
+            fresh = self._translated(alike, fresh, done)
+        if not done:
+            return fresh
+        return merged(done + [(state, sources.all()) for state, sources in fresh.items()])
+
+    def _translated(self, bases: list[tuple[Table, Chain]], fresh: Flows, done: list[tuple[State, Ranges]]) -> Flows:
+        """NAT's chains of one priority, in either order where that can matter; `done` takes what one translates."""
+        before = copied(fresh) if len(bases) > 1 else {}
+        count = len(done)
+        forward = self._by_chains(bases, fresh, done)
+        if len(bases) == 1 or count == len(done) and set(forward) <= set(before):
+            return forward
+        recording, log = self.recording, self.visits
+        self.recording, self.visits = False, None
+        self.notes.forked = True
+        backward = self._by_chains(bases[::-1], before, done)
+        self.recording, self.visits = recording, log
+        return merged([(s, f.all()) for flow in (forward, backward) for s, f in flow.items()])
+
+    def _by_chains(self, bases: list[tuple[Table, Chain]], fresh: Flows, done: list[tuple[State, Ranges]]) -> Flows:
+        for base in bases:
             before = {state.nat for state in fresh}
             passed = self._base(base, fresh) if fresh else {}
             fresh = {}
@@ -316,9 +340,7 @@ class Walk:
                     fresh[state] = sources
                 else:
                     done.append((state, sources.all()))
-        if not done:
-            return fresh
-        return merged(done + [(state, sources.all()) for state, sources in fresh.items()])
+        return fresh
 
     # Chains
 
