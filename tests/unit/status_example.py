@@ -1,4 +1,4 @@
-"""A status document (contracts.md) of an instance whose firewall shuts SSH, for the tests of what leaves the instance."""
+"""A status document (contracts.md) of an instance whose firewall shuts SSH, for tests of what leaves the instance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ def example() -> dict[str, Any]:
         "hook": "input", "priority": 0, "backend": "iptables-nft", "table": "ip filter", "chain": "INPUT", "rule": 3,
         "handle": 12, "text": "-A INPUT -s 203.0.113.0/24 -j DROP",
     }  # fmt: skip
-    sources: dict[str, list[str]] = {name: [] for name in ("connected", "timeout", "refused", "unreachable", "closed", "uncertain")}
+    outcomes = ("connected", "timeout", "refused", "unreachable", "closed", "uncertain")
+    sources: dict[str, list[str]] = {name: [] for name in outcomes}
     answer = {
         "interface": "eth0", "family": "ipv4", "to": ["10.0.5.20"], "port": 22,
         "sources": {**sources, "timeout": ["0.0.0.0/0"]}, "nd": {"blocked": False, "rules": []}, "rules": [rule],
