@@ -40,8 +40,8 @@ _SYMPTOM = {
 }
 _OUTCOME = {
     "verified": "was repaired",
-    "undone": "the repair did not help and was taken back",
-    "failed": "the repair failed and was taken back",
+    "undone": "the repair did not help",
+    "failed": "the repair failed",
 }
 
 
@@ -67,8 +67,8 @@ def block(document: Mapping[str, Any], *, last: bool = False) -> str:
 
 
 def _id(text: object) -> str:
-    """Identifiers only: whatever else a field came to hold stays inside."""
-    return re.sub(r"[^A-Za-z0-9:-]", "", str(text))[:40]
+    """Identifiers and times only: whatever else a field came to hold stays inside."""
+    return str(text) if re.fullmatch(r"[a-z][a-z0-9-]{0,39}|[0-9-]{10}T[0-9:]{8}Z", str(text)) else "?"
 
 
 def show(host: Host, config: Config, document: Mapping[str, Any], previous: Optional[Mapping[str, Any]]) -> bool:
