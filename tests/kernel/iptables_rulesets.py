@@ -153,15 +153,20 @@ class Maker:
         lines = [f"*{table}"]
         hooks = HOOKS[table]
         quiet = 0.3 if table == "filter" else 0.7
+        refusing = set()
         for hook in hooks:
-            refuses = table == "filter" and self.chance(0.35) or table in ("raw", "mangle") and self.chance(0.03)
-            lines.append(f":{hook} {'DROP' if refuses else 'ACCEPT'} [0:0]")
+            share = {"filter": 0.35 if hook == "INPUT" else 0.08, "raw": 0.01, "mangle": 0.01}.get(table, 0)
+            if self.chance(share):
+                refusing.add(hook)
+            lines.append(f":{hook} {'DROP' if hook in refusing else 'ACCEPT'} [0:0]")
         users = [f"u{number}" for number in range(self.random.randrange(4))] if self.chance(1 - quiet / 2) else []
         lines += [f":{name} - [0:0]" for name in users]
         for hook in hooks:
+            if hook in refusing:
+                lines.append(f"-A {hook} -p tcp {self._parting(hook)} -j ACCEPT")
             if self.chance(quiet) or hook == "FORWARD":
                 continue
-            if table == "filter" and self.chance(0.6):
+            if table == "filter" and self.chance(0.8):
                 lines.append(f"-A {hook} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
             for _ in range(self.random.randrange(7)):
                 lines.append(self._rule(table, hook, hook, users))
@@ -180,7 +185,10 @@ class Maker:
             words += self._tcp()
         elif self.chance(0.15):
             words.append(self.pick("-p udp", "! -p udp", "-p icmp" if self.family is Family.IPV4 else "-p ipv6-icmp"))
-        for _ in range(self.random.choice((0, 1, 1, 1, 2, 2, 3))):
+        if self.chance(0.93 if "DROP" in target or "REJECT" in target else 0.75):
+            # Most rules are about some of the sources, or the rulesets would answer all of them alike.
+            words.append(self._parting(hook))
+        for _ in range(self.random.choice((0, 0, 0, 1, 1, 2))):
             words.append(self._match(table, hook, tcp))
         return " ".join(word for word in (f"-A {chain}", *_options_once(words), target) if word)
 
@@ -231,11 +239,27 @@ class Maker:
             ports = ("-m multiport --sports 30000:65535",) if tcp else ()
             return self.pick("-m statistic --mode random --probability 0.5", "-m length --length 40:60", *ports)
         if tcp and self.chance(0.6):
-            ports = self.pick("22", "1:30", "80,443", "22,2200", "2200:2300")
+            ports = self.pick("22", "1:30", "80,443", "22,222", "200:400")
             return f"-m multiport {self._no()}--{self.pick('dports', 'dports', 'ports', 'sports')} {ports}"
         return self.pick(
             '-m comment --comment "a b"', "-m pkttype --pkt-type unicast", "-m pkttype --pkt-type multicast", ""
         )
+
+    def _parting(self, hook: str) -> str:
+        """A match that tells remote addresses apart."""
+        far = {"PREROUTING": "s", "INPUT": "s", "OUTPUT": "d", "POSTROUTING": "d"}.get(hook) or self.pick("s", "s", "d")
+        kind = self.random.random()
+        if kind < 0.15 and any(holds for _, _, holds in self.names):
+            name, dimensions, _ = self.random.choice([each for each in self.names if each[2]])
+            flags = ",".join(
+                ["src" if far == "s" else "dst", *(self.pick("src", "dst") for _ in range(dimensions - 1))]
+            )
+            return f"-m set {self._no()}--match-set {name} {flags}"
+        if kind < 0.25:
+            return f"-m iprange {self._no()}--{'src' if far == 's' else 'dst'}-range {self._span()}"
+        if kind < 0.45:
+            return f"-m {self.pick('mark', 'connmark')} {self._no()}--mark {self.pick(*_MARKS)}"
+        return f"{self._no()}-{far} {self._net()}"
 
     def _address(self) -> str:
         side = self.pick("-s", "-s", "-s", "-d")

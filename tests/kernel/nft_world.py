@@ -86,11 +86,12 @@ def _started(within: Namespace, *argv: str) -> subprocess.Popen[str]:
 
 
 @contextlib.contextmanager
-def world() -> Iterator[World]:
+def world(*, other: int = OTHER) -> Iterator[World]:
+    """`other`: the second port that something listens on."""
     with contextlib.ExitStack() as stack:
         host, client = stack.enter_context(namespace()), stack.enter_context(namespace())
         _wire(host, client)
-        started = [_started(host, "serve", str(PORT), str(OTHER)), _started(client)]
+        started = [_started(host, "serve", str(PORT), str(other)), _started(client)]
         try:
             yield World(host, client, started[1])
         finally:

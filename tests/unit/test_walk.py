@@ -233,6 +233,7 @@ def test_chains_of_equal_priority_leave_only_the_kind_of_rejection_open() -> Non
     assert outcome(found, "203.0.113.1") is Outcome.TIMEOUT
     assert outcome(found, "10.1.1.1") is Outcome.CONNECTED
     assert {r.possible for r in found.rules if r.outcome is Outcome.UNCERTAIN} == {(Outcome.TIMEOUT, Outcome.REFUSED)}
+    assert answer(Ruleset(nft.tables + legacy.tables)).sources == found.sources
 
 
 def test_a_set_that_was_not_read_is_asked_for() -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Optional
 
 from . import answer as _answer
+from .hooks import AnalysisError, check_size
 from .printed import to_json
 from .question import Answer, Question, Reach, Trace
 from .ruleset import Backend, Family, Rule, Ruleset
-from .walk import AnalysisError, check_size
 from .wrappers import Decision
 
 __all__ = ["AnalysisError", "analyse", "to_json", "trace", "with_rule"]

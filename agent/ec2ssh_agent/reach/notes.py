@@ -46,7 +46,6 @@ class Notes:
         self.doubts: list[tuple[Key, Ranges]] = []
         self.accepts: dict[int, list[tuple[Key, Ranges]]] = {}  # by number of the base chain
         self.forked = False  # whether a source may have gone more than one way
-        self.harsh = 0  # rejections: with chains of equal priority their kind may hang on the order
 
     def kernel(self, stage: str, text: str) -> Key:
         """A key for what no rule decides."""

@@ -50,14 +50,15 @@ def _broadcasts(question: Question) -> Ranges:
 
 
 def types(question: Question, family: Family) -> Mapping:
-    """The type of every address (inet_addr_type, xt_addrtype): LOCAL 2, BROADCAST 3, MULTICAST 5, UNICAST 1."""
+    """Every address's type (inet_addr_type, xt_addrtype): LOCAL 2, BROADCAST 3, MULTICAST 5, UNICAST 1, :: 0."""
     local = own(question, family)
     multicast = _MULTICAST[family]
     broadcast: Ranges = ()
     if family is Family.IPV4:
         broadcast = addresses.subtract(addresses.union(_broadcasts(question), _NO_HOST_V4), local)
-    taken = addresses.union(addresses.union(local, multicast), broadcast)
-    return ((2, local), (3, broadcast), (5, multicast), (1, addresses.complement(taken, family)))
+    nowhere: Ranges = ((0, 0),) if family is Family.IPV6 else ()
+    taken = addresses.normal(local + multicast + broadcast + nowhere)
+    return ((0, nowhere), (2, local), (3, broadcast), (5, multicast), (1, addresses.complement(taken, family)))
 
 
 def martians(question: Question, family: Family) -> tuple[tuple[str, Ranges], ...]:

@@ -26,8 +26,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, Optional, Union
 
-from ..model import AgentError
 from . import addresses
+from .hooks import ACTIONS, AnalysisError, Step, commutes, steps_of
 from .notes import Base, Key, Notes, Spot
 from .packet import (
     ESTABLISHED,
@@ -42,20 +42,16 @@ from .packet import (
     State,
     View,
     map_verdicts,
-    name_matches,
 )
 from .question import Outcome, Visit
 from .ruleset import (
     Backend,
     Chain,
     CopyMark,
-    Family,
     Kind,
-    Learn,
     MapMark,
     NoTrack,
     Ranges,
-    Recent,
     Rule,
     Ruleset,
     SetMark,
@@ -68,20 +64,11 @@ from .sources import Sources
 _DEEPEST = 200
 _MOST_STATES = 4096
 _MOST_VISITS = 2_000_000
-MOST_RULES = 250_000
-_CONNTRACK = -200
-_NAT_PRIORITY = {"prerouting": -100, "input": 100, "output": -100, "postrouting": 100}
-_FAMILIES = {Family.IPV4: ("ip", "inet"), Family.IPV6: ("ip6", "inet")}
 _MOST_PORTS = 64
 #: What may come of a packet that goes where nobody can look.
 POSSIBLE = tuple(outcome for outcome in Outcome if outcome is not Outcome.UNCERTAIN)
-_ACTIONS = frozenset((SetMark, CopyMark, MapMark, NoTrack, Learn, Recent))
 
 Flows = dict[State, Sources]
-
-
-class AnalysisError(AgentError):
-    """A ruleset that cannot be walked: a loop, a jump to nowhere, or too much of it."""
 
 
 # What a client sees of a rejection (measured, facts.md); all others are "no route to host" and its kin.
@@ -107,14 +94,6 @@ class Rejection(NamedTuple):
     reset: bool
     state: State
     ranges: Ranges
-
-
-class Step(NamedTuple):
-    """What runs at one place of a hook: a base chain, conntrack, or NAT with its chains."""
-
-    priority: int
-    kind: str  # chain, conntrack, nat
-    bases: tuple[tuple[Table, Chain], ...] = ()
 
 
 class _Frame:
@@ -160,45 +139,6 @@ class _Group:
         return self.flow.all() if self.part is None else self.flow.overlap(self.part)
 
 
-def check_size(ruleset: Ruleset) -> None:
-    count = sum(len(chain.rules) for table in ruleset.tables for chain in table.chains.values())
-    if count > MOST_RULES:
-        raise AnalysisError(f"{count} rules are more than the {MOST_RULES} that are analysed")
-
-
-def steps_of(ruleset: Ruleset, hook: str, *, family: Family, device: str) -> tuple[tuple[Step, ...], ...]:
-    """What runs at a hook, by priority; what has the same priority is one group."""
-    steps: list[Step] = []
-    nat: list[tuple[Table, Chain]] = []
-    on_device = hook in ("ingress", "egress")
-    for table in ruleset.tables:
-        for chain in table.chains.values():
-            if chain.hook != hook:
-                continue
-            if on_device:
-                if table.family not in ("netdev", "inet") or not name_matches(device, chain.devices):
-                    continue
-            elif table.family not in _FAMILIES[family]:
-                continue
-            if chain.type == "nat":
-                nat.append((table, chain))
-            else:
-                steps.append(Step(chain.priority, "chain", ((table, chain),)))
-    if hook in ("prerouting", "output"):
-        steps.append(Step(_CONNTRACK, "conntrack"))
-    if hook in _NAT_PRIORITY:
-        nat.sort(key=lambda pair: (pair[1].priority, pair[1].order))
-        steps.append(Step(_NAT_PRIORITY[hook], "nat", tuple(nat)))
-    steps.sort(key=lambda step: (step.priority, step.bases[0][1].order if step.bases else 0))
-    groups: list[list[Step]] = []
-    for step in steps:
-        if groups and groups[-1][0].priority == step.priority:
-            groups[-1].append(step)
-        else:
-            groups.append([step])
-    return tuple(tuple(group) for group in groups)
-
-
 def copied(flows: Flows) -> Flows:
     return {state: Sources(sources.all()) for state, sources in flows.items()}
 
@@ -221,6 +161,7 @@ class Walk:
         self.visits: Optional[list[Visit]] = [] if log else None
         self.recording = True  # whether accepting rules are noted
         self._steps: dict[str, tuple[tuple[Step, ...], ...]] = {}
+        self._commuting: dict[int, bool] = {}
         self._views: dict[State, View] = {}
         self._packet: Optional[Packet] = None
         self._hook = ""
@@ -249,13 +190,13 @@ class Walk:
 
     def _group(self, group: tuple[Step, ...], flows: Flows) -> Flows:
         """Steps of one priority, in either order where that can matter."""
-        before, harsh = copied(flows), self.notes.harsh
+        matters = any(step.kind != "chain" or not self._commutes(step.bases[0][0]) for step in group)
+        before = copied(flows) if matters else {}
         forward = flows
         for step in group:
             forward = self._step(step, forward)
-        inner = all(step.kind == "chain" for step in group)
-        if inner and harsh == self.notes.harsh and set(forward) <= set(before):
-            return forward  # nothing but drops: they commute
+        if not matters:
+            return forward
         self.notes.forked = True
         recording, log = self.recording, self.visits
         self.recording, self.visits = False, None
@@ -264,6 +205,12 @@ class Walk:
             backward = self._step(step, backward)
         self.recording, self.visits = recording, log
         return merged([(s, f.all()) for flow in (forward, backward) for s, f in flow.items()])
+
+    def _commutes(self, table: Table) -> bool:
+        known = self._commuting.get(id(table))
+        if known is None:
+            known = self._commuting[id(table)] = commutes(table)
+        return known
 
     def _step(self, step: Step, flows: Flows) -> Flows:
         if not flows:
@@ -438,7 +385,7 @@ class Walk:
                 return self._verdict(frame, rule, group, item)
             if kind is VerdictMap:
                 return self._verdict_map(frame, rule, group, place)
-            if kind in _ACTIONS:
+            if kind in ACTIONS:
                 acted = view.act(item)
                 if isinstance(acted, list) and len(acted) == 1 and acted[0] == (state, None, True):
                     continue
@@ -629,7 +576,6 @@ class Walk:
             self.notes.end(outcome, key, ranges)
         else:
             self.rejections.append(Rejection(outcome, key, reset, state, ranges))
-        self.notes.harsh += outcome is not Outcome.TIMEOUT
 
     def _translate(self, verdict: Verdict, key: Key, *, state: State, ranges: Ranges) -> None:
         """DNAT and REDIRECT of the SYN (nf_nat_core.c, nf_nat_redirect.c)."""
