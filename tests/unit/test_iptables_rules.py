@@ -254,6 +254,10 @@ def test_a_rule_of_ipv6_means() -> None:
     assert items("-p icmpv6 --icmpv6-type neighbour-solicitation", six)[1] == is_in(Field.ICMPV6_TYPE, (135, 135))
     assert items("-p icmpv6 --icmpv6-type 135/1", six)[1] == NEVER
     assert items("-p icmpv6 ! --icmpv6-type 135/1", six) == (is_in(Field.L4PROTO, (58, 58)),)
+    # Unlike IPv4's, IPv6's types are conditions, and a local address is unicast, too (xt_addrtype.c).
+    assert items("-m addrtype --src-type UNICAST", six) == (is_in(Field.SADDR_TYPE, (1, 2)),)
+    assert items("-m addrtype --src-type UNICAST,LOCAL", six) == (is_in(Field.SADDR_TYPE, (2, 2)),)
+    assert items("-m addrtype ! --dst-type MULTICAST,LOCAL", six) == (Compare(Selector(Field.DADDR_TYPE), (), True),)
     assert items("-m hl --hl-eq 255", six) == (is_in(Field.TTL, (255, 255)),)
     assert items("-m frag --fragid 0", six) == (NEVER,)
     assert items("-j REJECT --reject-with icmp6-adm-prohibited", six) == (

@@ -129,6 +129,18 @@ def test_the_text_of_a_rule_is_its_line_without_counters() -> None:
     assert chain(wrapped("[0:0] -A INPUT -j DROP \r")).rules[0].text == "-A INPUT -j DROP"
 
 
+def test_a_comment_may_have_a_line_feed() -> None:
+    """iptables-save prints what somebody gave to iptables, as it is."""
+    rules = chain(
+        wrapped('-A INPUT -m comment --comment "one', 'two \\" -j ACCEPT', '" -j DROP', "-A INPUT -j ACCEPT")
+    ).rules
+    assert [rule.items for rule in rules] == [(Verdict(Kind.DROP),), (Verdict(Kind.ACCEPT),)]
+
+
+def test_a_quote_in_a_remark_quotes_nothing() -> None:
+    assert len(chain(wrapped('# the 19" rack', "-A INPUT -j DROP", '# 19"')).rules) == 1
+
+
 def test_a_chain_counts_only_once_it_is_declared() -> None:
     late = chain(wrapped("-A INPUT -j later", ":later - [0:0]", "-A INPUT -j later"))
     assert late.rules[0].items == (Verdict(Kind.UNKNOWN, reason="the target later is not known"),)
@@ -146,6 +158,8 @@ def test_a_chain_counts_only_once_it_is_declared() -> None:
         (wrapped(":ODD"), 3, "this declares no chain"),
         (wrapped("-D INPUT -j DROP"), 3, "this is no rule"),
         (wrapped(":INPUT REJECT [0:0]"), 3, "'REJECT' is no policy"),
+        (wrapped('-A INPUT -m comment --comment "open -j DROP', "-A INPUT -j DROP"), 3, "the quote is not closed"),
+        (wrapped("-A INPUT -j DROP", '-A INPUT -m comment --comment "open', "x"), 4, "the quote is not closed"),
         (wrapped("-A nowhere -j DROP"), 3, "the chain 'nowhere' is not declared"),
         (wrapped("-A INPUT -g nowhere"), 3, "there is no chain 'nowhere' to go to"),
         (wrapped("", "-A INPUT -p tcp --dport 22x -j DROP"), 4, "'22x' is not a number"),

@@ -217,14 +217,25 @@ def _addrtype(option: Option, context: Context) -> Built:
     if option.name.startswith("--limit"):
         return ()
     numbers = {name: number for number, name in enumerate(_TYPES)}
-    wanted = []
-    for name in option.value.split(","):
-        if name.upper() not in numbers:
-            raise ValueError(f"{name[:40]!r} is not an address type")
-        wanted.append((numbers[name.upper()], numbers[name.upper()]))
+    names = option.value.upper().split(",")
+    strange = [name for name in names if name not in numbers]
+    if strange:
+        raise ValueError(f"{strange[0][:40]!r} is not an address type")
+    chosen = {numbers[name] for name in names}
+    wanted = [(number, number) for number in (chosen if context.family is Family.IPV4 else _types_v6(set(names)))]
     return _test(
         Field.SADDR_TYPE if option.name == "--src-type" else Field.DADDR_TYPE, addresses.normal(wanted), option
     )
+
+
+def _types_v6(names: set[str]) -> set[int]:
+    """match_type6() of xt_addrtype.c: types are conditions, not alternatives, and a local address is unicast, too."""
+    left = set(range(len(_TYPES)))
+    for name, those in (("UNICAST", {1, 2}), ("MULTICAST", {5}), ("UNSPEC", {0})):
+        if name in names:
+            left &= those
+    by_route = {number for number, name in ((2, "LOCAL"), (4, "ANYCAST"), (7, "UNREACHABLE")) if name in names}
+    return left & by_route if by_route else left
 
 
 def _iprange(option: Option, context: Context) -> Built:
