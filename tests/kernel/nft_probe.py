@@ -79,6 +79,8 @@ def connected(made: socket.socket) -> bool:
 def outcome(code: int) -> str:
     if code == errno.ECONNREFUSED:
         return "refused"
+    if code == errno.ECONNRESET:
+        return "closed"  # connect(2) succeeded: before that, an RST refuses
     return "unreachable" if code in _UNREACHABLE else "timeout" if code == errno.ETIMEDOUT else errno.errorcode[code]
 
 
@@ -86,7 +88,7 @@ def banner(made: socket.socket) -> str:
     try:
         return "connected" if made.recv(64) else "closed"
     except OSError as error:
-        return outcome(error.errno or 0) if error.errno != errno.ECONNRESET else "closed"
+        return outcome(error.errno or 0)
 
 
 def serve(ports: list[int]) -> None:

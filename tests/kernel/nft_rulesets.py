@@ -408,6 +408,10 @@ class Maker:
             words.append(self._vmap(hook, targets))
         elif self._chance(0.8) or not words:
             words.append(self._verdict(hook, targets) if words else self._action(hook))
+        if words[-1] == "reject with tcp reset" and any(
+            word.startswith(("meta nfproto", "meta protocol")) for word in words
+        ):
+            words[-1] = "drop"  # nft 1.0.6 forgets the family when it lists such a rule
         return " ".join(words)
 
     # -- chains

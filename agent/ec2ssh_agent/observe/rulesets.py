@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Optional
 
 from .. import netlink
@@ -57,6 +57,8 @@ _SIDES = {"ip": Family.IPV4, "ip6": Family.IPV6}
 _LEGACY = {Family.IPV4: "/proc/net/ip_tables_names", Family.IPV6: "/proc/net/ip6_tables_names"}
 _PREFIX = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 _USES_SET = re.compile(r"--(?:match|add|del)-set\s+(\S+)")
+
+_ADDS = ("set", "map", "meter")
 
 #: In `missing_sets`: not a set, but a chain that is not read yet. No set's name has a blank.
 _CHAIN = "chain "
@@ -140,6 +142,70 @@ class _Place(NamedTuple):
         return f"{self.family} {self.table}"
 
 
+class _Large:
+    """The tables of a host with many rules: of most chains only that they are there.
+
+    A packet that comes to a chain that is not read asks for it: the chain is a lookup in a set that is not read.
+    """
+
+    def __init__(self, listing: list[object]) -> None:
+        self._heads: dict[_Place, object] = {}
+        for entry in listing:
+            for body in _bodies([entry], "chain"):
+                place = _Place(str(body.get("family")), str(body.get("table")), str(body.get("name")))
+                self._heads[place] = entry
+        self._names = [entry for entry in listing if isinstance(entry, dict) and "table" in entry]
+        self._bare = nftables.parse({"nftables": listing}).tables
+        self._unread = {table.label: {c.name: self._asking(c) for c in table.chains.values()} for table in self._bare}
+        self._rules: dict[_Place, list[object]] = {}
+        self._parsed: dict[str, Table] = {}  # by label: the chains that are read
+
+    @staticmethod
+    def _asking(chain: Chain) -> Chain:
+        ask = Lookup((Selector(Field.L4PROTO),), None, name=_CHAIN + chain.name)
+        verdict = Verdict(Kind.UNKNOWN, reason="a chain that is not read")
+        rule = Rule((ask, verdict), "not read", 1)
+        return Chain(
+            chain.name, (rule,), chain.hook, chain.priority, chain.type, chain.policy, chain.devices, chain.order
+        )
+
+    def hooks(self) -> Iterator[tuple[_Place, str]]:
+        for place, entry in self._heads.items():
+            for body in _bodies([entry], "chain"):
+                yield place, _hook(body)
+
+    def read(self, place: _Place, rules: list[object]) -> None:
+        self._rules[place] = rules
+        # A chain that adds to sets changes what lookups in them mean in all the others.
+        if any(
+            kind in statement for body in _bodies(rules, "rule") for statement in _statements(body) for kind in _ADDS
+        ):
+            self.forget()
+
+    def forget(self) -> None:
+        """All chains that are read are parsed anew: a set's elements are known now."""
+        self._parsed = {}
+
+    def tables(self, parse: Callable[[list[object]], tuple[Table, ...]]) -> tuple[Table, ...]:
+        known = {_Place(table.family, table.name, name) for table in self._parsed.values() for name in table.chains}
+        fresh = [place for place in self._rules if place not in known]
+        listing = [*self._names, *(self._heads[place] for place in fresh if place in self._heads)]
+        for table in parse([*listing, *(entry for place in fresh for entry in self._rules[place])]):
+            older = self._parsed.get(table.label, table)
+            order = self._unread.get(table.label, {})
+            chains = {
+                chain.name: chain._replace(order=order[chain.name].order if chain.name in order else 0)
+                for chain in table.chains.values()
+            }
+            self._parsed[table.label] = table._replace(chains={**older.chains, **chains})
+        return tuple(
+            self._parsed.get(table.label, table)._replace(
+                chains={**self._unread[table.label], **self._parsed.get(table.label, table).chains}
+            )
+            for table in self._bare
+        )
+
+
 class Reader:
     """What has been read of one generation. `more` reads on, or anew where the rules have changed since."""
 
@@ -150,8 +216,7 @@ class Reader:
         self._given_up: set[tuple[str, str]] = set()
         self._elements: dict[tuple[str, str], list[object]] = {}
         self._listing: list[object] = []  # of everything, or of all chains' heads
-        self._large = False
-        self._read: dict[_Place, list[object]] = {}  # large: the rules of the chains that are read
+        self._large: Optional[_Large] = None
         self._saved: dict[str, Table] = {}
         self._devices: dict[tuple[str, str, str], tuple[str, ...]] = {}
         self._legacy: tuple[Table, ...] = ()
@@ -188,6 +253,8 @@ class Reader:
                     self._chain(_Place(family, table, name[len(_CHAIN) :]))
                 else:
                     self._elements[label, name] = self._set(label, name)
+                    if self._large:
+                        self._large.forget()
             except HostError:
                 self._given_up.add((label, name))
         if generation(host) == self.generation:
@@ -200,32 +267,19 @@ class Reader:
         return fresh.ruleset()
 
     def ruleset(self) -> Live:
-        if self._large:
-            listing = [*self._listing, *(entry for rules in self._read.values() for entry in rules)]
-        else:
-            listing = self._listing
-        parsed = nftables.parse(
+        tables = self._large.tables(self._parse) if self._large else self._parse(self._listing)
+        live = Live((*tables, *self._legacy))
+        live.reader = self
+        return live
+
+    def _parse(self, listing: list[object]) -> tuple[Table, ...]:
+        return nftables.parse(
             {"nftables": listing},
             saved=tuple(self._saved.values()),
             elements=self._elements,
             devices=self._devices,
             terse=True,
-        )
-        tables = tuple(self._with_unread(table) for table in parsed.tables) if self._large else parsed.tables
-        live = Live((*tables, *self._legacy))
-        live.reader = self
-        return live
-
-    def _with_unread(self, table: Table) -> Table:
-        """Chains that are not read: a packet that comes to one asks for it."""
-        chains = {}
-        for name, chain in table.chains.items():
-            if _Place(table.family, table.name, name) not in self._read:
-                ask = Lookup((Selector(Field.L4PROTO),), None, name=_CHAIN + name)
-                verdict = Verdict(Kind.UNKNOWN, reason="a chain that is not read")
-                chain = chain._replace(rules=(Rule((ask, verdict), "not read", 1),))
-            chains[name] = chain
-        return table._replace(chains=chains)
+        ).tables
 
     # -- reading
 
@@ -238,8 +292,7 @@ class Reader:
             return
         if not self._tools.host.program("nft"):
             raise NotFound(f"nf_tables has rules (table {tables[0][0]} {tables[0][1]}), but nft is not installed")
-        self._large = _more_rules_than(_LARGE)
-        if self._large:
+        if _more_rules_than(_LARGE):
             self._heads(tables)
         else:
             self._listing = self._tools.nft("-t", "list", "ruleset")
@@ -251,9 +304,9 @@ class Reader:
         flags = {True: ["dormant"], False: []}
         heads: list[object] = [{"table": {"family": f, "name": n, "flags": flags[off]}} for f, n, off in tables]
         self._listing = heads + self._tools.nft("-t", "list", "chains")
-        for body in _bodies(self._listing, "chain"):
-            place = _Place(str(body.get("family")), str(body.get("table")), str(body.get("name")))
-            if _hook(body) in _HOOKS and place.family not in ("arp", "bridge"):
+        self._large = _Large(self._listing)
+        for place, hook in self._large.hooks():
+            if hook in _HOOKS and place.family not in ("arp", "bridge"):
                 self._chain(place)
 
     def _save(self) -> None:
@@ -277,7 +330,8 @@ class Reader:
                 known = self._saved.get(table.label, table)
                 chains = {**known.chains, place.chain: table.chains.get(place.chain, Chain(place.chain, ()))}
                 self._saved[table.label] = known._replace(chains=chains)
-        self._read[place] = rules
+        if self._large:
+            self._large.read(place, rules)
 
     def _set(self, label: str, name: str) -> list[object]:
         family, table = label.split(" ", 1)
