@@ -21,6 +21,8 @@ from .reach.ruleset import Family, Ranges
 STATE = "/var/lib/ec2ssh-agent"
 PATH = f"{STATE}/state.json"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+#: Seconds. The boot id alone does not tell: containers show their own, and a service's sandbox may show the machine's.
+_SAME_BOOT = 30.0
 _CAP = 64 << 20
 _LONGEST = 86400.0  # seconds of back-off at most
 _FAULTS = 64  # remembered at most, the latest
@@ -85,12 +87,13 @@ class Memory(NamedTuple):
     unhealthy_since: float = -1.0  # boot clock; negative: it is not
     good: Good = Good()
     notes: tuple[str, ...] = ()  # of this load only
+    booted: float = 0.0  # epoch seconds at which the clock since boot began
 
 
 def load(host: Host, identity: str) -> Memory:
     """The memory of this instance; a fresh one, with a note why, where there is none that can be trusted."""
     boot_id = host.read(_BOOT_ID).decode("ascii", "replace").strip()
-    fresh = Memory(identity, boot_id)
+    fresh = Memory(identity, boot_id, booted=host.now() - host.monotonic())
     try:
         if not host.exists(PATH):
             return fresh
@@ -103,7 +106,9 @@ def load(host: Host, identity: str) -> Memory:
         return fresh._replace(notes=(f"{PATH}: {error}; begun afresh",))
     if kept.identity != identity:
         return fresh._replace(notes=("another instance than before: its baseline and state are forgotten",))
-    return kept._replace(notes=()) if kept.boot_id == boot_id else _after_boot(kept, boot_id)
+    if kept.boot_id == boot_id or abs(kept.booted - fresh.booted) < _SAME_BOOT:
+        return kept._replace(notes=())
+    return _after_boot(kept, fresh)
 
 
 def _trusted(host: Host) -> bool:
@@ -115,10 +120,11 @@ def _trusted(host: Host) -> bool:
     return True
 
 
-def _after_boot(kept: Memory, boot_id: str) -> Memory:
+def _after_boot(kept: Memory, fresh: Memory) -> Memory:
     """What the clock since boot measured is void; `pause` goes on by the wall clock."""
     return kept._replace(
-        boot_id=boot_id,
+        boot_id=fresh.boot_id,
+        booted=fresh.booted,
         ways=tuple(way._replace(seen=(), since=0.0) for way in kept.ways),
         attempts=(),
         unhealthy_since=-1.0,

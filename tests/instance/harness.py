@@ -137,6 +137,20 @@ systemctl show --no-pager -p Id -p LoadState -p ActiveState -p SubState -p MainP
 """
 
 
+def cgroups(name: str) -> list[Path]:
+    """The control groups of that name: one for each hierarchy that systemd uses."""
+    top = Path("/sys/fs/cgroup")
+    return [place / name for place in (top / "systemd", top / "unified") if place.is_dir()] or [top / name]
+
+
+def remove_cgroups(name: str) -> None:
+    """Removes them, when the last process in them has gone."""
+    for group in cgroups(name):
+        for directory, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+
+
 class Instance:
     """A booted system. `root` is its file system, seen from this machine; `client` is somebody outside."""
 
@@ -166,13 +180,21 @@ class Instance:
         self._generation += 1
         self.network = Network(f"{self.name}-{self._generation}")
         self.client = Client(self.network, self.key)
-        argv = ["setpriv", "--pdeathsig", "SIGKILL", "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"]
+        # A control group of its own: else the systemds of two instances would share one tree, and clear it for each other.
+        script = 'for c in $CGROUPS; do mkdir -p "$c" && echo $$ > "$c/cgroup.procs"; done; exec "$@"'
+        argv = ["sh", "-c", script, "sh"]
+        argv += ["setpriv", "--pdeathsig", "SIGKILL", "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"]
         argv += [f"--network-namespace-path=/run/netns/{self.network.server}", f"--machine={self.name}"]
         argv += ["--system-call-filter=bpf"]  # which nspawn keeps from every container; a machine of its own has it
         argv += "--capability=all --resolv-conf=off --timezone=off --register=no --keep-unit --console=pipe".split()
         with open(self.console, "ab") as console:
             self._nspawn = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+                env={**os.environ, "CGROUPS": " ".join(map(str, cgroups(self.network.server)))},
             )
         wait_for("pid 1 of the instance", self._found, 60, every=0.02)
         wait_for("the system bus", lambda: self._state() not in ("", "offline", "unknown"), 60)
@@ -209,6 +231,7 @@ class Instance:
                 nspawn.kill()
                 nspawn.wait()
         self._nspawn, self._init = None, 0
+        remove_cgroups(self.network.server)
         self.network.delete()
 
     def kill(self) -> None:
@@ -223,6 +246,7 @@ class Instance:
             self._nspawn.wait()
         self._nspawn, self._init = None, 0
         if hasattr(self, "network"):
+            remove_cgroups(self.network.server)
             self.network.delete()
 
     def reboot(self) -> None:
@@ -311,7 +335,7 @@ class Instance:
         """For a failed test: what the instance has to say."""
         if not self._init:
             return f"the instance is not running\n{self.console.read_text(errors='replace')[-2000:]}"
-        looks = "systemctl --no-pager --failed; ss -tlnp; nft list ruleset"
+        looks = "systemctl --no-pager --failed; ss -tlnp; nft list ruleset | head -100"
         status = self.run(["ec2ssh-agent", "status"], check=False)
         looked = self.run(looks, check=False)
         return "\n".join([looked.out, status.out, status.err, self.journal("-n", "120")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import NamedTuple
 
 import pytest
@@ -107,7 +108,9 @@ def test_ten_passes_over_a_healthy_instance_change_nothing() -> None:
                 made.run("systemctl kill -s USR1 --kill-whom=main ec2ssh-agent.service")
                 made.agent("repair")
             assert Instance.diff(before, made.snapshot()) == [], healthy.name
-            errors = made.journal("-u", "ssh.service", "-p", "err")
+            # pam_env's line is Debian's and comes with every login here: there is no /etc/default/locale.
+            lines = made.journal("-u", "ssh.service", "-p", "err").splitlines()
+            errors = "\n".join(line for line in lines if "pam_env" not in line)
             assert errors == "", (healthy.name, errors)
             if healthy.in_by:
                 assert made.client.ssh(source=healthy.in_by, port=healthy.port).ok, healthy.name
@@ -205,6 +208,7 @@ def test_a_dry_run_prints_what_repair_then_runs_and_changes_nothing() -> None:
         ran = [line for change in reversed(document["repairs"]) for line in change["commands"]]
         known = {change["id"] for change in document["repairs"]}
         assert len(known) == 2 and made.client.ssh().ok and made.client.ssh(to=SERVER6).ok
-        for change in known:
-            ran = [line.replace(change, "ID") for line in ran]
+        # The id of a change is known only when it is made.
+        ran = [re.sub(r"\b[0-9]{8}T[0-9]{6}-[0-9a-f]{4}\b|@CHANGE@", "ID", line) for line in ran]
+        ran = [line for line in ran if not line.startswith("#")]
         assert ran == printed

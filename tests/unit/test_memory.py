@@ -64,7 +64,7 @@ def test_an_image_that_runs_elsewhere_begins_afresh() -> None:
     host = machine()
     memory.save(host, full(host))
     other = memory.load(host, "i-2")
-    assert other.notes and other._replace(notes=()) == Memory("i-2", "boot-1")
+    assert other.notes and other._replace(notes=(), booted=0.0) == Memory("i-2", "boot-1")
 
 
 GARBAGE = [
@@ -84,7 +84,7 @@ def test_garbage_begins_afresh_and_says_so(content: bytes) -> None:
     host = machine()
     host.put(PATH, content, mode=0o600)
     found = memory.load(host, "i-1")
-    assert found.notes and found._replace(notes=()) == Memory("i-1", "boot-1")
+    assert found.notes and found._replace(notes=(), booted=0.0) == Memory("i-1", "boot-1")
     memory.save(host, found)
     assert json.loads(host.read(PATH))["identity"] == "i-1"
 
