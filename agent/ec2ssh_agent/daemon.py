@@ -150,7 +150,17 @@ def _previous(host: Host) -> Optional[Document]:
 
 
 def _tell(host: Host, config: Config, made: Document, previous: Optional[Mapping[str, Any]]) -> None:
-    """Status files, history, reports."""
+    """Reports, status files, history, console. None of them stops a repair.
+
+    Reports come first: an agent that is killed in between tells them again, with new keys, rather than never.
+    """
+    from .report import command, console, spool
+
+    try:
+        spool.tell(host, config, made, previous)
+        command.start(host, config)
+    except HostError as error:
+        print(f"ec2ssh-agent: not reported: {error}", flush=True)
     for failure in publish.publish(host, made):
         print(f"ec2ssh-agent: not published: {failure}", flush=True)
     if previous is None or previous["health"] != made["health"]:
@@ -159,6 +169,10 @@ def _tell(host: Host, config: Config, made: Document, previous: Optional[Mapping
         print(f"ec2ssh-agent: {text}", flush=True)
         with contextlib.suppress(HostError):  # a full disk keeps no history
             publish.remember(host, {"time": made["updated"], "kind": "health", "text": text})
+    try:
+        console.show(host, config, made, previous)
+    except HostError as error:
+        print(f"ec2ssh-agent: not shown on the console: {error}", flush=True)
 
 
 def _watch(config_path: str, config: Config, done: Done, made: Document, *, boot: float) -> WatchList:

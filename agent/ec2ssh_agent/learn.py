@@ -96,4 +96,10 @@ def instance(facts: Facts) -> dict[str, Any]:
 
 
 def report(host: Host, config: Config) -> Mapping[str, Any]:
-    return {"url": config.report_url or None}
+    """The queue and the endpoint's last answer; who may not read the spool learns that."""
+    from .report import spool
+
+    try:
+        return spool.summary(host, config)
+    except HostError as error:
+        return {"url": spool.shown_url(config.report_url), "last": str(error)}

@@ -167,6 +167,9 @@ def _reach(page: _Page, reach: Mapping[str, Any]) -> None:
         page.say(f"{item['interface']} {item['family']}: not looked at: {item['reason']}", 2, 4)
 
 
+_QUEUE = (("waiting", "waiting"), ("parked", "refused for good"), ("dropped", "dropped"))
+
+
 def _notes(page: _Page, document: Mapping[str, Any]) -> None:
     agent, ssh, firewall = document["agent"], document["ssh"], document["firewall"]
     page.lines.append("")
@@ -181,7 +184,9 @@ def _notes(page: _Page, document: Mapping[str, Any]) -> None:
         page.say(text, 0, 2)
     report = document.get("report") or {}
     if report.get("url"):
-        page.say(f"reports: {report.get('waiting', 0)} waiting, last answer: {report.get('last', 'none yet')}", 0, 2)
+        queue = ", ".join(f"{report.get(key, 0)} {word}" for key, word in _QUEUE if key == "waiting" or report.get(key))
+        page.say(f"reports: {queue}; last delivered: {report.get('delivered') or 'never'}", 0, 2)
+        page.say(f"the endpoint's last answer: {report.get('last', 'none yet')}", 2, 2)
     daemon = f"daemon pid {agent['pid']}" if agent.get("pid") else "no daemon"
     page.say(f"ec2ssh-agent {agent['version']}, {daemon}, looked {document['updated']} in {agent['pass_ms']} ms", 0, 2)
 

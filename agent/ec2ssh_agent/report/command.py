@@ -80,6 +80,12 @@ def argv(config_path: str, *arguments: str) -> list[str]:
     ]  # fmt: skip
 
 
+def start(host: Host, config: Config) -> None:
+    """Where systemd does not: has the reporter look whether there is anything to send, and does not wait for it."""
+    if config.report_url and not host.exists("/run/systemd/system"):
+        host.run(argv(_path(config), "--background"), deadline=10.0, cap=1 << 16)
+
+
 def _run(host: Host, config: Config, *arguments: str) -> dict[str, Any]:
     ran = host.run(argv(_path(config), *arguments), deadline=_DEADLINE, cap=1 << 16)
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import uuid
@@ -242,6 +243,17 @@ def _unpark(host: Host) -> None:
             host.remove(f"{spool.REPORTER}/{entry.id}")
 
 
+def _detach() -> bool:
+    """Whether this is the process that goes on, by itself: in a session of its own, on no pipe of its parent's."""
+    if os.fork():
+        return False
+    os.setsid()
+    sink = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(sink, descriptor)
+    return True
+
+
 def _config(host: Host, path: str) -> Config:
     """The configuration; where it is wrong, what root's last report was made with, so that the mistake is reported."""
     try:
@@ -260,7 +272,10 @@ def main(argv: Optional[list[str]] = None) -> int:
     parser.add_argument("--config", default=FILE)
     parser.add_argument("--now", action="store_true", help="regardless of back-off; parked reports again")
     parser.add_argument("--only", default="", metavar="ID", help="this report alone")
+    parser.add_argument("--background", action="store_true", help="without systemd: let whoever starts it go on")
     arguments = parser.parse_args(argv)
+    if arguments.background and not _detach():
+        return 0
     host = Host(arguments.root)
     asked = arguments.now or bool(arguments.only)
     try:
