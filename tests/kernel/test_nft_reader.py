@@ -70,10 +70,44 @@ def test_without_iptables_its_extensions_are_unknown_the_rest_is_not(host: Names
     assert got["outcomes"] == {"192.0.2.6": "timeout", "198.51.100.1": "uncertain"}
 
 
-def test_without_nft_nothing_is_guessed(host: Namespace) -> None:
-    host.run("nft", "add table ip t")
-    got = read(host, without=["nft"])
-    assert got["unseen"] == "nf_tables has rules (table ip t), but nft is not installed"
+def test_without_nft_the_rules_of_iptables_are_read(host: Namespace) -> None:
+    host.run("iptables-nft", "-P", "INPUT", "DROP")
+    host.run("iptables-nft", "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
+    host.run("iptables-nft", "-A", "INPUT", "-s", "192.0.2.0/24", "-p", "tcp", "--dport", "22", "-j", "ACCEPT")
+    host.run("ip6tables-nft", "-A", "INPUT", "-p", "ipv6-icmp", "-j", "ACCEPT")
+    got = read(host, "192.0.2.6", "198.51.100.1", without=["nft"])
+    assert got["outcomes"] == {"192.0.2.6": "connected", "198.51.100.1": "timeout"}
+    assert set(got["tables"]) == {"iptables-nft ip filter", "iptables-nft ip6 filter"}
+
+
+@pytest.mark.parametrize(
+    ("added", "reason"),
+    [
+        ("add table ip t", "table ip t"),
+        (
+            "insert rule ip filter INPUT ip saddr { 192.0.2.1, 192.0.2.3 } counter drop",
+            "a rule of chain INPUT of table ip filter",
+        ),
+        ("insert rule ip filter INPUT ip saddr 192.0.2.1 drop", "a rule of chain INPUT of table ip filter"),
+        ("insert rule ip filter INPUT ct state new counter drop", "a rule of chain INPUT of table ip filter"),
+        ("insert rule ip filter INPUT tcp sequence 5 counter drop", "a rule of chain INPUT of table ip filter"),
+        ("add chain ip filter x { type filter hook input priority 5; }", "chain x of table ip filter"),
+        ("add chain ip filter OUTPUT { type filter hook output priority 5; }", "chain OUTPUT of table ip filter"),
+    ],
+)
+def test_without_nft_rules_that_iptables_prints_wrongly_are_unseen(host: Namespace, added: str, reason: str) -> None:
+    host.run("iptables-nft", "-A", "INPUT", "-p", "tcp", "--dport", "22", "-j", "ACCEPT")
+    host.run("nft", added)
+    assert read(host, without=["nft"])["unseen"] == f"nft is not installed, and iptables cannot print {reason}"
+
+
+def test_a_reset_for_one_version_of_ip(host: Namespace) -> None:
+    host.run("nft", "add table inet t; add chain inet t i { type filter hook input priority 0; }")
+    host.run("nft", "add rule inet t i meta nfproto ipv6 tcp dport 22 reject with tcp reset")
+    assert "nfproto" not in host.run("nft", "list", "ruleset")
+    assert read(host, "192.0.2.1")["outcomes"] == {"192.0.2.1": "connected"}
+    host.run("nft", "add rule inet t i meta protocol ip tcp dport 22 reject with tcp reset")
+    assert read(host, "192.0.2.1")["outcomes"] == {"192.0.2.1": "refused"}
 
 
 def test_legacy_rules_are_read_where_there_are_any_and_never_made(host: Namespace) -> None:

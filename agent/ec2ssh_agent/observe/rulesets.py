@@ -39,6 +39,7 @@ from ..reach.ruleset import (
     Verdict,
 )
 from ..reach.wrappers import Decision
+from . import nf_tables
 
 Json = dict[str, object]
 
@@ -48,10 +49,6 @@ _AGAIN = 0.05  # seconds before the second try, doubled for each further one
 _CAP = 128 << 20
 _DEADLINE = 30.0
 
-_GETTABLE, _GETCHAIN, _GETRULE = 0x0A01, 0x0A04, 0x0A07
-_ALL_FAMILIES = b"\0\0\0\0"  # struct nfgenmsg
-_DORMANT = 1
-_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}  # NFPROTO_*
 _HOOKS = frozenset(("ingress", "egress", "prerouting", "input", "output", "postrouting"))
 _SIDES = {"ip": Family.IPV4, "ip6": Family.IPV6}
 _LEGACY = {Family.IPV4: "/proc/net/ip_tables_names", Family.IPV6: "/proc/net/ip6_tables_names"}
@@ -219,7 +216,7 @@ class Reader:
         self._large: Optional[_Large] = None
         self._saved: dict[str, Table] = {}
         self._devices: dict[tuple[str, str, str], tuple[str, ...]] = {}
-        self._legacy: tuple[Table, ...] = ()
+        self._others: tuple[Table, ...] = ()  # what nft does not print
 
     @classmethod
     def read(cls, host: Host) -> Reader:
@@ -268,7 +265,7 @@ class Reader:
 
     def ruleset(self) -> Live:
         tables = self._large.tables(self._parse) if self._large else self._parse(self._listing)
-        live = Live((*tables, *self._legacy))
+        live = Live((*tables, *self._others))
         live.reader = self
         return live
 
@@ -278,27 +275,45 @@ class Reader:
             saved=tuple(self._saved.values()),
             elements=self._elements,
             devices=self._devices,
+            versions=self._versions(listing),
             terse=True,
         ).tables
+
+    def _versions(self, listing: list[object]) -> dict[tuple[str, str, str, int], int]:
+        """Of chains of both versions of IP with TCP resets: which version a rule is for."""
+        chains = {
+            _Place("inet", str(body.get("table")), str(body.get("chain")))
+            for body in _bodies(listing, "rule")
+            if body.get("family") == "inet" and any(_resets(statement) for statement in _statements(body))
+        }
+        return {(*place, handle): version for place in chains for handle, version in nf_tables.versions(*place).items()}
 
     # -- reading
 
     def _everything(self) -> None:
-        self._legacy = tuple(self._legacy_tables())
+        self._others = tuple(self._legacy_tables())
         if self.generation is None:
             return
-        tables = tuple(_tables())
+        tables = nf_tables.tables()
         if not tables:
             return
         if not self._tools.host.program("nft"):
-            raise NotFound(f"nf_tables has rules (table {tables[0][0]} {tables[0][1]}), but nft is not installed")
-        if _more_rules_than(_LARGE):
+            self._without_nft()
+        elif nf_tables.more_rules_than(_LARGE):
             self._heads(tables)
         else:
             self._listing = self._tools.nft("-t", "list", "ruleset")
             self._save()
         if any(_hook(body) in ("ingress", "egress") for body in _bodies(self._listing, "chain")):
-            self._devices = dict(_devices())
+            self._devices = nf_tables.devices()
+
+    def _without_nft(self) -> None:
+        """By iptables-nft alone, where all rules are its own."""
+        foreign = nf_tables.unprintable(self._tools.modern())
+        if foreign:
+            raise NotFound(f"nft is not installed, and iptables cannot print {foreign}")
+        for side in _SIDES.values():
+            self._others += self._parsed(self._tools.save(side, Backend.IPTABLES_NFT), side, Backend.IPTABLES_NFT)
 
     def _heads(self, tables: tuple[tuple[str, str, bool], ...]) -> None:
         flags = {True: ["dormant"], False: []}
@@ -393,6 +408,12 @@ class _Tools:
                 return plain
         raise NotFound(f"there are rules of {backend.value}, but {name} is not installed")
 
+    def modern(self) -> bool:
+        """iptables-nft compares ports without an extension since 1.8.8."""
+        printed = self._run(self._variant(Backend.IPTABLES_NFT, "iptables", ""), "-V").out
+        version = re.search(rb"v(\d+)\.(\d+)\.(\d+)", printed)
+        return version is not None and tuple(int(part) for part in version.groups()) >= (1, 8, 8)
+
     def save(self, side: Family, backend: Backend) -> str:
         return self._run(self._variant(backend, _PREFIX[side], "-save")).text
 
@@ -423,49 +444,6 @@ class _Tools:
             return None
 
 
-# -- what nf_tables itself says
-
-
-def _ask(kind: int) -> Iterator[netlink.Message]:
-    try:
-        with netlink.open_socket(netlink.NETFILTER) as via:
-            yield from netlink.ask(via, kind, _ALL_FAMILIES, dump=True)
-    except OSError as error:
-        raise Failed(f"nf_tables: {error.strerror}") from error
-
-
-def _tables() -> Iterator[tuple[str, str, bool]]:
-    """Family, name, whether dormant."""
-    for message in _ask(_GETTABLE):
-        found = dict(netlink.attributes(message.body, 4))
-        flags = int.from_bytes(found.get(2, b""), "big")
-        yield _FAMILIES.get(message.body[0], "unknown"), _string(found.get(1, b"")), bool(flags & _DORMANT)
-
-
-def _more_rules_than(limit: int) -> bool:
-    """Counts as far as the limit, without looking at the rules."""
-    return any(number >= limit for number, _ in enumerate(_ask(_GETRULE)))
-
-
-def _devices() -> Iterator[tuple[tuple[str, str, str], tuple[str, ...]]]:
-    """The devices of ingress and egress chains, which nft 1.0.6 does not print in JSON."""
-    for message in _ask(_GETCHAIN):
-        found = dict(netlink.attributes(message.body, 4))
-        hook = dict(netlink.attributes(found.get(4, b""), 0))
-        # NFTA_HOOK_DEV, and NFTA_HOOK_DEVS with a list of NFTA_DEVICE_NAME or, for a wildcard, NFTA_DEVICE_PREFIX.
-        names = [_string(hook[3])] if 3 in hook else []
-        names += [
-            _string(value) + ("*" if kind == 2 else "") for kind, value in netlink.attributes(hook.get(4, b""), 0)
-        ]
-        if names:
-            place = (_FAMILIES.get(message.body[0], "unknown"), _string(found.get(1, b"")), _string(found.get(3, b"")))
-            yield place, tuple(sorted(set(names)))
-
-
-def _string(value: bytes) -> str:
-    return value.rstrip(b"\0").decode("utf-8", "replace")
-
-
 # -- what nft prints
 
 
@@ -490,6 +468,11 @@ def _statements(body: Json) -> Iterator[Json]:
 
 def _opaque(body: Json) -> bool:
     return any("xt" in statement for statement in _statements(body))
+
+
+def _resets(statement: Json) -> bool:
+    reject = statement.get("reject")
+    return isinstance(reject, dict) and reject.get("type") == "tcp reset"
 
 
 def _targets(bodies: Iterable[Json]) -> Iterator[str]:

@@ -7,6 +7,7 @@ only them: that prints rules of nftables' own wrongly.
 
 Limits: elements of named sets are left out of a terse listing (`nft -t`), and arrive by `elements`. nft 1.0.6 prints no
 devices of ingress chains: they arrive by `devices`, and where nobody knows them the chain is taken to be for every one.
+It forgets `meta nfproto` in rules that end in `reject with tcp reset`: what is known of that arrives by `versions`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NamedTuple, Optional
 from ..model import AgentError
 from . import nft_text
 from .nft_rules import Compiler
-from .ruleset import Backend, Chain, Item, Kind, Rule, Ruleset, Table, Unknown, Verdict
+from .ruleset import Backend, Chain, Field, Item, Kind, Rule, Ruleset, Selector, Table, Test, Unknown, Verdict
 
 RULES = 250_000
 
@@ -39,6 +40,7 @@ class Given(NamedTuple):
     saved: Mapping[str, Table]
     elements: Mapping[tuple[str, str], list[object]]
     devices: Mapping[tuple[str, str, str], tuple[str, ...]]
+    versions: Mapping[tuple[str, str, str, int], int]
     terse: bool
 
 
@@ -59,15 +61,17 @@ def parse(
     saved: Sequence[Table] = (),
     elements: Mapping[tuple[str, str], list[object]] = {},
     devices: Mapping[tuple[str, str, str], tuple[str, ...]] = {},
+    versions: Mapping[tuple[str, str, str, int], int] = {},
     terse: bool = False,
 ) -> Ruleset:
     """The tables of a listing, in its order.
 
     `saved`: tables read from iptables-nft-save's output. `elements`: of named sets, as nft prints them, by (table
     label, set). `devices`: of ingress chains, by (family, table, chain). `terse`: a set that has no elements in the
-    document has unknown ones. Raises NftablesError.
+    document has unknown ones. `versions`: the NFPROTO that a rule is for, by (family, table, chain, handle), where nft
+    does not print it. Raises NftablesError.
     """
-    given = Given({table.label: table for table in saved}, elements, devices, terse)
+    given = Given({table.label: table for table in saved}, elements, devices, versions, terse)
     drafts: dict[tuple[str, str], _Draft] = {}
     count = 0
     for kind, body in _objects(document):
@@ -210,6 +214,9 @@ class _Draft:
             items = compiler.rule(statements)
         except RecursionError:
             items = (Unknown("nested too deeply"), Verdict(Kind.UNKNOWN, reason="nested too deeply"))
+        version = given.versions.get((self.family, self.name, chain, known or 0))
+        if version and not any(isinstance(i, Test) and i.selector.field is Field.NFPROTO for i in items):
+            items = (Test(Selector(Field.NFPROTO), ((version, version),)), *items)
         if line and set(line.items) == set(items):
             return Rule(items, line.text, number, known)
         return Rule(items, nft_text.rule(statements, body.get("comment")), number, known)
