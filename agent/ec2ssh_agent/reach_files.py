@@ -11,7 +11,7 @@ import sys
 from typing import NamedTuple, Optional
 
 from .model import AgentError, UsageError
-from .reach import addresses, iptables, nftables, wrappers
+from .reach import addresses, iptables, wrappers
 from .reach.question import Link, Listening, Local, Question, Route
 from .reach.ruleset import Backend, Family, Ruleset, Table
 
@@ -136,6 +136,8 @@ def _ruleset(arguments: argparse.Namespace, files: _Files) -> Ruleset:
     }
     tables: list[Table] = []
     for name in arguments.nft_json:
+        from .reach import nftables
+
         tables += nftables.parse(nftables.load(files.read(name)), saved=tuple(saved.values())).tables
     listed = {table.label for table in tables}
     for (_, backend), save in saves.items():

@@ -169,6 +169,9 @@ def cidrs(ranges: Ranges, family: Family) -> tuple[str, ...]:
             place = (high - low + 1).bit_length() - 1
             if low and low & -low < 1 << place:
                 place = (low & -low).bit_length() - 1
-            out.append(format_address(low, family) + suffixes[place])
+            if bits == 32:  # as format_address, without the call: lists have a hundred thousand prefixes
+                out.append(f"{low >> 24}.{low >> 16 & 255}.{low >> 8 & 255}.{low & 255}{suffixes[place]}")
+            else:
+                out.append(format_address(low, family) + suffixes[place])
             low += 1 << place
     return tuple(out)
