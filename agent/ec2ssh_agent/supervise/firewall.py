@@ -108,13 +108,16 @@ class Legacy:
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._sockets: dict[int, socket] = {}
+        self._lists: dict[str, int] = {}  # descriptors, kept open: a look every second is to cost little
         self._known: Optional[tuple[tuple[int, str, int, int], ...]] = None
         self._not_before = 0.0
 
     def close(self) -> None:
         for made in self._sockets.values():
             made.close()
-        self._sockets = {}
+        for descriptor in self._lists.values():
+            os.close(descriptor)
+        self._sockets, self._lists = {}, {}
 
     def moved(self, now: float) -> Optional[bool]:
         """Whether they changed since the last look (the first one says no); None: too dear to look again so soon.
@@ -127,12 +130,21 @@ class Legacy:
         found = tuple(
             (family, name, *self._fingerprint(family, level, name))
             for family, level, path in _FAMILIES
-            for name in _names(path)
+            for name in self._names(path)
         )
         took = time.thread_time() - begin
         self._not_before = now + (took / _DEAR_SHARE if took > _DEAR else 0.0)
         before, self._known = self._known, found
         return before is not None and before != found
+
+    def _names(self, path: str) -> list[str]:
+        """The tables that exist; none where the kernel has no legacy tables."""
+        if path not in self._lists:
+            try:
+                self._lists[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return []
+        return os.pread(self._lists[path], 1 << 12, 0).decode().split()
 
     def _fingerprint(self, family: int, level: int, name: str) -> tuple[int, int]:
         """Their number, and a hash. A table that changes between the two calls (EAGAIN) is read at the next look."""
@@ -154,15 +166,6 @@ class Legacy:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
         return buffer
-
-
-def _names(path: str) -> list[str]:
-    """The tables that exist; none where the kernel has no legacy tables."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read().decode().split()
-    except FileNotFoundError:
-        return []
 
 
 def _hash(entries: memoryview, next_at: int, counters_at: int) -> int:
