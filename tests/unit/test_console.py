@@ -48,12 +48,14 @@ def test_no_address_rule_or_user_gets_into_it() -> None:
 
 def test_it_is_shown_when_health_changes() -> None:
     host = host_with_systemd()
-    assert not console.show(host, Config(), document("ok"), None)
+    assert not console.show(host, Config(), document("ok", repairs=[]), None)
     assert console.show(host, Config(), document(), document("ok"))
     assert b"UNREACHABLE" in host.read("/run/ec2ssh-agent/console.txt")
     assert host.calls[-1].argv == ("systemctl", "start", "--no-block", "ec2ssh-agent-console.service")
     assert not console.show(host, Config(), document(), document())
     assert not console.show(host, Config(console_summary="off"), document("ok"), document())
+    # Locked out and repaired within one pass: nobody saw another health.
+    assert console.show(host, Config(), document("ok"), document("ok", repairs=[]))
 
 
 def test_a_first_look_at_a_locked_instance_is_shown() -> None:

@@ -18,6 +18,7 @@ from typing import Any, Optional
 
 from ..config import Config
 from ..host import Host, HostError, NotFound
+from . import content
 
 _BLOCK = "/run/ec2ssh-agent/console.txt"
 _TIMES = "/run/ec2ssh-agent/console.json"
@@ -72,12 +73,13 @@ def _id(text: object) -> str:
 
 
 def show(host: Host, config: Config, document: Mapping[str, Any], previous: Optional[Mapping[str, Any]]) -> bool:
-    """Has the block written to the console when health changed; whether it was. Raises HostError.
+    """Has the block written to the console when health changed or a repair was made; whether it was. Raises HostError.
 
     The first look at a healthy instance is no change.
     """
     before = previous["health"] if previous else "ok"
-    if config.console_summary == "off" or before == document["health"]:
+    news = before != document["health"] or content.new_repairs(document, previous)
+    if config.console_summary == "off" or not news:
         return False
     now = host.now()
     times = [at for at in _times(host) if 0 <= now - at < _WINDOW]
