@@ -34,18 +34,29 @@ def answer(host: Host, arguments: argparse.Namespace, config_of: Callable[[], Co
     if arguments.port is not None and not 0 < arguments.port < 65536:
         raise UsageError(f"--port {arguments.port} is not between 1 and 65535")
     sources = [_source(text) for text in arguments.__dict__["from"]]
-    files = reach_files.named(arguments)
-    if files:
-        asked = reach_files.ask(arguments)
-    else:
-        from . import reach_live
+    live = not reach_files.named(arguments)
+    try:
+        document = _document(_asked(host, arguments, config_of, live), arguments, sources)
+    except reach.AnalysisError as error:
+        # Neither "uncertain" nor "nobody": such rules cannot be in a kernel.
+        raise reach_files.InputError(str(error), 3 if live else 65) from error
+    document.live = live
+    return document
 
-        asked = reach_live.ask(host, arguments, config_of())
+
+def _asked(host: Host, arguments: argparse.Namespace, config_of: Callable[[], Config], live: bool) -> Asked:
+    if not live:
+        return reach_files.ask(arguments)
+    from . import reach_live
+
+    return reach_live.ask(host, arguments, config_of())
+
+
+def _document(asked: Asked, arguments: argparse.Namespace, sources: list[tuple[Family, int]]) -> Document:
     unseen = tuple(item for question in asked.questions for item in question.unseen)
     document = Document()
     document.reach = _analysed(asked) if arguments.json or not sources else Reach((), unseen)
     document.traces = _traces(asked, sources)
-    document.live = not files
     if arguments.json:
         document.update(reach.to_json(document.reach, document.traces))
     return document

@@ -266,6 +266,22 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert done.err == f"ec2ssh-agent: {rules}: iptables: line 7: '--dprot' is not understood: {line}\n"
 
 
+@pytest.mark.parametrize(
+    ("chains", "message"),
+    [
+        (["a", "b", "a"], "is entered from itself"),
+        ([f"c{i}" for i in range(10_000)], "chains are nested deeper than"),
+    ],
+    ids=["loop", "nested"],
+)
+def test_rules_that_no_kernel_takes(tmp_path: Path, chains: list[str], message: str) -> None:
+    heads = "".join(f":{name} - [0:0]\n" for name in dict.fromkeys(chains))
+    jumps = "".join(f"-A {one} -j {other}\n" for one, other in zip(["INPUT", *chains], chains))
+    done = reach("--iptables-save", put(tmp_path, "rules", f"*filter\n{heads}{jumps}COMMIT\n"))
+    assert (done.status, done.out) == (65, "")
+    assert message in done.err
+
+
 def test_one_file_of_a_variant_a_family(office: Path, tmp_path: Path) -> None:
     other = put(tmp_path, "other", SHUT)
     done = reach("--iptables-save", office, "--iptables-save", other)
