@@ -15,9 +15,9 @@ export PYTHONPATH="$PWD/agent" PYTHONDONTWRITEBYTECODE=1 LC_ALL=C.UTF-8
 cache=/var/cache/ec2ssh-agent
 
 packages="python3-venv python3-psutil python3-systemd python3-requests python3-jeepney python3-iptables
-    iproute2 iptables nftables ipset openssh-client procps libwrap0 tcpd"
-instance_packages="systemd-container mmdebstrap dpkg-dev fakeroot python3-setuptools"
-lint_packages="shellcheck lintian man-db groff-base zsh"
+    iproute2 iptables nftables ipset openssh-client procps strace libwrap0 tcpd"
+instance_packages="systemd-container mmdebstrap dpkg-dev fakeroot rpm"
+lint_packages="shellcheck lintian man-db groff-base zsh packer python3-yaml"
 
 install_packages() {
     missing=""
