@@ -87,6 +87,7 @@ class Maker:
 
     def _point(self) -> int:
         low, high = addresses.parse_cidr(self.pick(*_NETS[self.family]))[1]
+        low = low or 1  # no set holds 0.0.0.0
         return self.random.choice((low, high, self.random.randint(low, high), self.random.randint(low, high)))
 
     def _net(self) -> str:

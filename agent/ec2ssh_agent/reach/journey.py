@@ -70,7 +70,7 @@ class Journey:
         flows = self._socket(flows)
         self._answer_rejections(packets.RESET)
         flows = self._out(packets.SYN_ACK, flows)
-        flows = self._in(packets.ACK, _next(flows))
+        flows = self._delivered(self._in(packets.ACK, _next(flows)))
         self._answer_rejections(packets.RESET_ACK)
         visits, walk.visits, walk.recording = walk.visits, None, False
         flows = self._out(packets.BANNER, _next(flows, inside=True))
@@ -96,7 +96,28 @@ class Journey:
             for state, sources in marked.items():
                 flows = merged(_parts(flows) + _parts(self._routed({state: sources}, packet.stage, mark=state.mark)))
         flows = self.walk.hook("postrouting", packet, flows)
-        return self.walk.hook("egress", packet, flows)
+        return self._recognised(packet, self.walk.hook("egress", packet, flows))
+
+    def _translated(self, state: State) -> bool:
+        return state.nat is not None and state.nat != (self.local.address, self.question.port)
+
+    def _recognised(self, packet: Packet, flows: Flows) -> Flows:
+        """Without what the client cannot take for an answer: a reply that NAT has not turned back, being untracked."""
+        for state in tuple(flows):
+            if state.inside and self._translated(state):
+                key = self.notes.kernel(packet.stage, "an untracked reply leaves with its translated address or port")
+                self.notes.end(Outcome.TIMEOUT, key, flows.pop(state).all())
+        return flows
+
+    def _delivered(self, flows: Flows) -> Flows:
+        """The ACKs that reach their socket. One that NAT has not translated meets none: an RST ends the connection."""
+        for state in tuple(flows):
+            if not state.inside and self._translated(state):
+                sources = flows.pop(state)
+                key = self.notes.kernel("ack", "the ACK arrives at the untranslated address or port: not tracked")
+                stray = Rejection(Outcome.CLOSED, key, True, state, sources.all())
+                self._sent(packets.STRAY_RESET, state._replace(conn=packets.Conn.NONE, nat=None), [stray])
+        return flows
 
     def _lose(self, flows: Flows, lost: Ranges, key: Key, *, outcome: Outcome = Outcome.TIMEOUT) -> None:
         for sources in flows.values():

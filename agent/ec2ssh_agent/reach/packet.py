@@ -86,6 +86,7 @@ SYN_ACK = Packet("syn-ack", "reply", True, flags=18, options=frozenset((2, 3, 4,
 ACK = Packet("ack", "ack", False, flags=16, options=frozenset((8,)))
 BANNER = Packet("banner", "reply", True, flags=24, options=frozenset((8,)))
 NO_LISTENER = Packet("rst", "reply", True, flags=20)
+STRAY_RESET = Packet("rst", "reply", True, flags=4)
 RESET = Packet("rst", "reply", True, flags=20, attached=True)
 RESET_ACK = Packet("rst", "reply", True, flags=4, attached=True)
 ICMP_ERROR = Packet("icmp", "reply", True, protocol=1, icmp=3, attached=True)
@@ -405,8 +406,6 @@ class View:
             value = self.values.get(selector.field)
             if value is None:
                 return []
-            if value is UNKNOWN or value is OPTIONS:
-                return None
             values.append(_selected(selector, value) if type(value) is int else value)
         split = self._cut(item, values)
         if split is not None:
@@ -465,6 +464,7 @@ class View:
     def _element(self, item: Lookup, element: Element, values: list[Union[Value, str]]) -> Union[bool, Ranges, None]:
         """The sources for which the element is this packet's; None: cannot be told."""
         found: Union[bool, Ranges] = True
+        unknown = False
         for place, value in enumerate(values):
             part = element.parts[place]
             if isinstance(value, str):
@@ -480,13 +480,14 @@ class View:
             assert isinstance(selector, Selector)
             got = self._among(selector, value, ranges=ranges, negated=False)
             if got is None or isinstance(got, Split):
-                return None
+                unknown = True
+                continue
             if isinstance(got, bool):
                 if not got:
                     return False
                 continue
             found = got if found is True or isinstance(found, bool) else addresses.intersect(found, got)
-        return found
+        return None if unknown and found else found
 
     # Actions
 
