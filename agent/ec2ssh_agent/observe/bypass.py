@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -148,9 +147,9 @@ def attached(target: int, attach_type: int, query_flags: int = 0) -> int:
 
     Raises Denied; NotFound where this kernel has no such attach point.
     """
-    number = _BPF_CALL.get(platform.machine())
+    number = _BPF_CALL.get(os.uname().machine)
     if number is None:
-        raise NotFound(f"bpf(2): not known on {platform.machine()}")
+        raise NotFound(f"bpf(2): not known on {os.uname().machine}")
     query = _Query(target=target, attach_type=attach_type, query_flags=query_flags)
     library = ctypes.CDLL(None, use_errno=True)
     if library.syscall(number, _PROG_QUERY, ctypes.byref(query), ctypes.sizeof(query)) < 0:
