@@ -67,6 +67,9 @@ def resume(host: Host) -> Answer:
     with execute.lock(host):
         memory.save(host, memory.resume(passes.recall(host)))
         _note(host, "resume", "repairs resumed")
+    # The daemon watches for this file: what it held back is due now.
+    host.mkdir(publish.RUN, sync=False)
+    host.replace(f"{publish.RUN}/request", b"", mode=0o600, like=False, sync=False)
     return {"schema": "ec2ssh-agent.resume/1", "text": "repairs are on again\n"}
 
 
