@@ -28,6 +28,9 @@ def _parts(notes: Notes, whole: Ranges) -> list[_Part]:
     may: dict[Outcome, list[tuple[int, int]]] = {}
     for (outcome, _), ranges in notes.ends.items():
         may.setdefault(outcome, []).extend(ranges)
+    if not notes.forked:
+        # Every source went one way.
+        return [_Part((outcome,), addresses.normal(may[outcome])) for outcome in POSSIBLE if outcome in may]
     parts = [_Part((), whole)]
     for outcome in POSSIBLE:
         if outcome not in may:
@@ -84,10 +87,11 @@ class _Composer:
         self.free = [] if free is None else [(part.possible, Sources(part.ranges)) for part in _parts(free, whole)]
         self.sources: dict[Outcome, Ranges] = {}
         for outcome in Outcome:
-            chosen = (p.ranges for p in self.parts if p.possible == (outcome,))
+            chosen = [p.ranges for p in self.parts if p.possible == (outcome,)]
             if outcome is Outcome.UNCERTAIN:
-                chosen = (p.ranges for p in self.parts if len(p.possible) != 1)
-            self.sources[outcome] = addresses.normal(item for ranges in chosen for item in ranges)
+                chosen = [p.ranges for p in self.parts if len(p.possible) != 1]
+            one = len(chosen) == 1
+            self.sources[outcome] = chosen[0] if one else addresses.normal(item for part in chosen for item in part)
 
     def rules(self) -> Iterator[Deciding]:
         for outcome in Outcome:
@@ -131,11 +135,23 @@ class _Composer:
         part = _Part((Outcome.CONNECTED,), self.sources[Outcome.CONNECTED])
         alone = Sources(part.ranges)
         for claims in self.notes.accepts.values():
-            yield from self._share(part, claims)
-            alone.take(addresses.normal(item for _, ranges in claims for item in ranges))
+            if self.notes.forked:
+                yield from self._share(part, claims)
+            else:
+                yield from self._intersected(part, claims)
+            if alone:
+                alone.take(addresses.normal(item for _, ranges in claims for item in ranges))
         left = alone.all()
         ends = [(key, left) for (outcome, key) in self.notes.ends if outcome is Outcome.CONNECTED]
         yield from self._share(_Part(part.possible, left), ends)
+
+    def _intersected(self, part: _Part, claims: list[tuple[Key, Ranges]]) -> Iterator[Deciding]:
+        """As _share, where no two claims overlap."""
+        sources = Sources(part.ranges)
+        for key, claimed in claims:
+            ranges = claimed if claimed == part.ranges else sources.overlap(claimed)
+            if ranges:
+                yield from self._entries(key, part.possible, ranges)
 
     def _uncertain(self, part: _Part) -> Iterator[Deciding]:
         """By the first rule of which nobody can know whether it matches; else the first that ends one of the ways."""

@@ -125,6 +125,8 @@ class Journey:
 
     def _validated(self, flows: Flows, stage: str) -> Flows:
         """Sources that routing does not take in: martians, and those that rp_filter finds no way back to."""
+        if stage != "syn":
+            return flows  # these sources got in before
         flows = copied(flows)
         for text, ranges in route.martians(self.question, self.local.family):
             self._lose(flows, ranges, self.notes.kernel("route", text))
@@ -149,11 +151,11 @@ class Journey:
 
     def _routed(self, flows: Flows, stage: str, *, mark: int) -> Flows:
         """Parts flows by the interface that their replies leave by."""
-        notes = self.notes
+        notes, everywhere = self.notes, addresses.SPACE[self.local.family]
         out: list[tuple[State, Ranges]] = []
         for state, sources in flows.items():
             for way in self._back(mark):
-                ranges = sources.overlap(way.ranges)
+                ranges = sources.all() if way.ranges == everywhere else sources.overlap(way.ranges)
                 if not ranges:
                     continue
                 if way.device == "" and not way.doubt:

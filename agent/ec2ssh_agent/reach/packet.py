@@ -282,10 +282,8 @@ class View:
     # Matches
 
     def match(self, item: object) -> Found:
-        kind = type(item)
-        if kind is Test:
-            assert isinstance(item, Test)
-            return self._test(item)
+        if isinstance(item, Test):
+            return self.test(item)
         if isinstance(item, Name):
             return name_matches(self.oif if item.output else self.iif, item.patterns) is not item.negated
         if isinstance(item, Lookup):
@@ -297,7 +295,7 @@ class View:
             return None if self.scene.free else item.idle
         return None  # Unknown, Socket
 
-    def _test(self, item: Test) -> Found:
+    def test(self, item: Test) -> Found:
         selector = item.selector
         value = self.values.get(selector.field)
         if value is OPTIONS:

@@ -15,6 +15,8 @@ from .ruleset import Backend, Family, Ranges
 class Outcome(enum.Enum):
     """What a client lives through. UNCERTAIN is ours: more than one of the others is possible."""
 
+    __hash__ = object.__hash__  # as of Family
+
     CONNECTED = "connected"
     TIMEOUT = "timeout"
     REFUSED = "refused"

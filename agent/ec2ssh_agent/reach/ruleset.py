@@ -20,6 +20,8 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 class Family(enum.Enum):
+    __hash__ = object.__hash__  # members are singletons; Enum hashes their names in Python
+
     IPV4 = "ipv4"
     IPV6 = "ipv6"
 
@@ -34,6 +36,8 @@ class Backend(enum.Enum):
 
 class Field(enum.Enum):
     """What of the packet a match looks at; the value is an unsigned integer in host order."""
+
+    __hash__ = object.__hash__  # members are singletons; Enum hashes their names in Python
 
     SADDR = "saddr"
     DADDR = "daddr"
@@ -59,7 +63,9 @@ class Field(enum.Enum):
     CT_ORIG_SADDR = "ctorigsaddr"
     CT_ORIG_DADDR = "ctorigdaddr"
     CT_ORIG_DPORT = "ctorigdport"
-    FIB_IIF = "fibiif"  # 1 if the route back to the source leaves by the interface it came in on, else 0 (rpfilter, fib saddr . iif oif)
+    FIB_IIF = (
+        "fibiif"  # 1 if the route back leaves by the interface it came in on, else 0 (rpfilter, fib saddr . iif oif)
+    )
     DSCP = "dscp"
     TTL = "ttl"
     LENGTH = "length"
@@ -188,7 +194,7 @@ class NoTrack(NamedTuple):
 
 
 class Learn(NamedTuple):
-    """nft `add|update @set { key [limiter] }` or xt SET --add-set: later lookups in `name` then match this packet's key."""
+    """nft `add|update @set { key [limiter] }`, xt SET --add-set: later lookups in `name` then match this packet's key."""
 
     name: str
     selectors: tuple[Union[Selector, IfName], ...]
@@ -197,6 +203,8 @@ class Learn(NamedTuple):
 
 
 class Kind(enum.Enum):
+    __hash__ = object.__hash__  # members are singletons; Enum hashes their names in Python
+
     ACCEPT = "accept"
     DROP = "drop"
     REJECT = "reject"
@@ -214,7 +222,7 @@ class Kind(enum.Enum):
 class Verdict(NamedTuple):
     kind: Kind
     target: str = ""  # chain for jump and goto
-    reject: str = ""  # tcp-reset, port-unreachable, host-unreachable, admin-prohibited, ... (nft's spelling, `icmpx` resolved per family by the walk)
+    reject: str = ""  # tcp-reset, port-unreachable, host-unreachable, ... as nft or iptables spells it
     to: Ranges = ()  # dnat: addresses; empty: unchanged
     ports: Ranges = ()  # dnat, redirect: ports; empty: unchanged
     reason: str = ""
@@ -240,7 +248,7 @@ class Rule(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """A base chain has a hook; `devices` for netdev (and inet ingress). `policy` accept or drop; for chains that nft calls."""
+    """A base chain has a hook, and a policy of accept or drop; `devices` for netdev and inet ingress."""
 
     name: str
     rules: tuple[Rule, ...]

@@ -56,6 +56,7 @@ from .ruleset import (
     Ruleset,
     SetMark,
     Table,
+    Test,
     Verdict,
     VerdictMap,
 )
@@ -144,6 +145,8 @@ def copied(flows: Flows) -> Flows:
 
 
 def merged(parts: list[tuple[State, Ranges]]) -> Flows:
+    if len(parts) == 1:
+        return {parts[0][0]: Sources(parts[0][1])}
     by_state: dict[State, list[tuple[int, int]]] = {}
     for state, ranges in parts:
         by_state.setdefault(state, []).extend(ranges)
@@ -390,7 +393,7 @@ class Walk:
                 if isinstance(acted, list) and len(acted) == 1 and acted[0] == (state, None, True):
                     continue
                 return self._act(frame, rule, group, place)
-            found = view.match(item)
+            found = view.test(item) if isinstance(item, Test) else view.match(item)
             if found is True:
                 continue
             if found is False:
