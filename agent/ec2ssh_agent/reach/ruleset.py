@@ -194,7 +194,7 @@ class NoTrack(NamedTuple):
 
 
 class Learn(NamedTuple):
-    """nft `add|update @set { key [limiter] }`, xt SET --add-set: later lookups in `name` then match this packet's key."""
+    """nft `add @set { key [limiter] }`, xt SET --add-set: later lookups in `name` then match this packet's key."""
 
     name: str
     selectors: tuple[Union[Selector, IfName], ...]
