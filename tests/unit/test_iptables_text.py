@@ -157,6 +157,8 @@ def test_a_chain_counts_only_once_it_is_declared() -> None:
         ("*nonsense\n", 1, "there is no table 'nonsense'"),
         (wrapped(":ODD"), 3, "this declares no chain"),
         (wrapped("-D INPUT -j DROP"), 3, "this is no rule"),
+        (wrapped("[0:0]"), 3, "this is no rule"),
+        (wrapped("-A"), 3, "this is no rule"),
         (wrapped(":INPUT REJECT [0:0]"), 3, "'REJECT' is no policy"),
         (wrapped('-A INPUT -m comment --comment "open -j DROP', "-A INPUT -j DROP"), 3, "the quote is not closed"),
         (wrapped("-A INPUT -j DROP", '-A INPUT -m comment --comment "open', "x"), 4, "the quote is not closed"),

@@ -474,8 +474,8 @@ class _Text:
 
     def _edit(self, table: _TableDraft, text: str) -> None:
         words = _words(text)
-        command = _EDITS.get(words[0])
-        if command is None or len(words) < 2:
+        command = _EDITS.get(words[0]) if len(words) > 1 else None
+        if command is None:
             raise ValueError("this is no rule")
         if command == "-N":
             self._declare(table, words[1], "-")
