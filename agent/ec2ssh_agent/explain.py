@@ -41,14 +41,22 @@ def _evidence(document: Mapping[str, Any], symptoms: tuple[str, ...], prefixes: 
 
 
 def _sources(document: Mapping[str, Any], outcome: str) -> tuple[str, ...]:
-    """For each answer, which sources see `outcome` and the rules that decide it, even where that is as intended."""
+    """For each answer, for which sources a firewall's rule decides `outcome`, even where that is as intended.
+
+    Not those that no rule decides on: addresses that cannot be a client's (table null), and TCP wrappers' refusals.
+    """
     texts = []
     for answer in document["reach"]["answers"]:
-        sources = answer.get("sources", {}).get(outcome)
+        rules = [
+            rule
+            for rule in answer.get("rules", ())
+            if rule["outcome"] == outcome and rule["table"] and rule["backend"] != "tcp-wrappers"
+        ]
+        sources = [source for rule in rules for source in rule["sources"]]
         if sources:
-            rules = [rule["text"] for rule in answer["rules"] if rule["outcome"] == outcome and rule["table"]]
-            because = f" because of {rules[0]}" if rules else ""
-            texts.append(f"on {answer['interface']} ({answer['family']}) {some(sources, 3)}{because}")
+            texts.append(
+                f"on {answer['interface']} ({answer['family']}) {some(sources, 3)} because of {rules[0]['text']}"
+            )
     return tuple(texts)
 
 

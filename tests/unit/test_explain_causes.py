@@ -1,0 +1,34 @@
+"""explain tells a firewall's doing from sources that no rule decides on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ec2ssh_agent import explain
+
+
+def _document(*rules: dict[str, Any]) -> dict[str, Any]:
+    answer = {"interface": "eth0", "family": "ipv4", "sources": {}, "rules": list(rules)}
+    return {"health": "ok", "ssh": {"port": 22}, "findings": [], "reach": {"answers": [answer]}}
+
+
+def _rule(text: str, table: Any, backend: str) -> dict[str, Any]:
+    return {"outcome": "timeout", "table": table, "backend": backend, "text": text, "sources": ["203.0.113.0/24"]}
+
+
+def _answer(document: dict[str, Any]) -> explain.Cause:
+    return next(cause for cause in explain.causes("timeout", document) if cause.code == "T2")
+
+
+def test_a_martian_source_is_no_firewall() -> None:
+    assert _answer(_document(_rule("martian", None, "kernel"))).answer == "no"
+
+
+def test_a_rule_that_drops_is_named_even_where_it_is_meant() -> None:
+    cause = _answer(_document(_rule("-A INPUT -j DROP", "ip filter", "iptables-nft")))
+    assert cause.answer == "yes"
+    assert cause.evidence == ("on eth0 (ipv4) 203.0.113.0/24 because of -A INPUT -j DROP",)
+
+
+def test_wrappers_are_not_the_firewall() -> None:
+    assert _answer(_document(_rule("ALL: ALL", "hosts.deny", "tcp-wrappers"))).answer == "no"
