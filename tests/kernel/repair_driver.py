@@ -93,7 +93,7 @@ def main() -> None:
         out = {"records": [encode(r) for r in found], "said": said, "count": host.count}
     except AgentError as error:
         out = {"error": type(error).__name__, "text": str(error), "said": said, "count": host.count}
-    json.dump(out, sys.stdout)
+    print(json.dumps(out))
 
 
 if __name__ == "__main__":

@@ -48,15 +48,15 @@ class World:
         return self.run("sh", "-e", stdin=script).stdout
 
     def drive(
-        self, action: str, *, rung: Optional[Rung] = None, kill: int = 0, **more: Any
+        self, action: str, *, rung: Optional[Rung] = None, kill: int = 0, strace: tuple[str, ...] = (), **more: Any
     ) -> Optional[dict[str, Any]]:
-        """What the driver said; None: it was killed as asked."""
+        """What the driver said; None: it was killed as asked, by itself (`kill`) or by strace's injection."""
         given = {"rung": encode(rung), "kill": kill, **more}
         done = self.run(
-            "env", f"PYTHONPATH={AGENT}", "PYTHONDONTWRITEBYTECODE=1", sys.executable, str(DRIVER), action,
+            "env", f"PYTHONPATH={AGENT}", "PYTHONDONTWRITEBYTECODE=1", *strace, sys.executable, str(DRIVER), action,
             stdin=json.dumps(given), check=False,
         )  # fmt: skip
-        if kill and done.returncode in (-9, 137):
+        if (kill or strace) and done.returncode in (-9, 137):
             return None
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
@@ -138,9 +138,9 @@ def kill_everywhere(place: World, rung: Rung, *, every: int) -> None:
 
 
 def check(place: World, before: str, where: str) -> None:
-    """After a kill: all records closed, all as before, nothing half-written left."""
+    """After a kill (`failed`: that of a tool): all records closed, all as before, nothing half-written left."""
     states = {record["state"] for record in said(place.drive("recover"))["records"]}
-    assert states <= {"undone"}, where
+    assert states <= {"undone", "failed"}, where
     assert place.listing() == before, where
 
 

@@ -188,6 +188,7 @@ def recover(host: Host, *, note: Say = lambda text: None, busy: BusyFor = _quiet
     `lock`. Raises HostError, BadRecord (of the directories; a single bad record is told to `note` and put aside).
     """
     found: list[Record] = []
+    records.sweep(host, f"{records.STATE}/state.json")
     for name in records.unfinished(host):
         try:
             record = records.load(host, name)

@@ -7,7 +7,7 @@ from typing import Optional
 
 from ..host import Denied, Host, HostError
 from ..steps import Directory, HostKeys, Mode, Write
-from .records import CHANGES, File, Saved
+from .records import CHANGES, File, Saved, sweep
 from .work import Context, StepFailed, command
 
 _CAP = 16 << 20
@@ -66,14 +66,6 @@ def capture(host: Host, path: str, *, content: bool = True) -> File:
     if content:
         data = host.read(path, cap=_CAP, follow=False)
     return File(path, True, data, stat.S_IMODE(status.mode), status.uid, status.gid)
-
-
-def sweep(host: Host, path: str) -> None:
-    """Removes what an agent that was killed inside `Host.replace` left beside `path`. Raises HostError."""
-    directory, _, name = path.rpartition("/")
-    for entry in host.listdir(directory):
-        if entry.startswith(f"{name}.ec2ssh-agent."):
-            host.remove(f"{directory}/{entry}")
 
 
 def restore(host: Host, file: File) -> None:

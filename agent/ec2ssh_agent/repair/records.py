@@ -165,7 +165,19 @@ def unfinished(host: Host) -> tuple[str, ...]:
     """Ids of the changes that nobody closed, newest first; of each, `load` tells more. Raises HostError, BadRecord."""
     if not _trusted(host, OPEN):
         return ()
-    return tuple(name for name in reversed(host.listdir(OPEN)) if _ID.fullmatch(name))
+    names = sorted({name.split(".")[0] for name in host.listdir(OPEN)}, reverse=True)
+    for name in names:
+        sweep(host, f"{OPEN}/{name}")
+        sweep(host, f"{CHANGES}/{name}/record.json")
+    return tuple(name for name in names if _ID.fullmatch(name) and host.exists(f"{OPEN}/{name}"))
+
+
+def sweep(host: Host, path: str) -> None:
+    """Removes what an agent that was killed inside `Host.replace` left beside `path`. Raises HostError."""
+    directory, _, name = path.rpartition("/")
+    for entry in host.listdir(directory):
+        if entry.startswith(f"{name}.ec2ssh-agent."):
+            host.remove(f"{directory}/{entry}")
 
 
 def forget(host: Host, name: str) -> None:
