@@ -79,7 +79,8 @@ _PIECES = [
     "-m tcp --dport 22", "-m state --state NEW", "-m conntrack ! --ctstate INVALID", "-m limit --limit 3/min",
     "-m comment --comment x", '-m comment --comment "a -j b"', "-m comment --comment 'a -m b'", "-m geoip --cc CN",
     "-m mark --mark 1", "-m connmark --mark 2", "-j ACCEPT", "-j user", "-g user", "-j REJECT --reject-with tcp-reset",
-    "-j LOG --log-prefix \"x -m y\"", "-m multiport --dports 22,80", "--mark 3", "-m", "!",
+    "-j LOG --log-prefix \"x -m y\"", "-m multiport --dports 22,80", "--mark 3", "-m", "!", "-m tcp",
+    "-m multiport --dport 22,80",
 ]  # fmt: skip
 
 

@@ -98,6 +98,9 @@ MEANINGS: dict[str, tuple[Item, ...]] = {
     "-p udp -m udp --dport 53": (is_in(Field.L4PROTO, (17, 17)), is_in(Field.DPORT, (53, 53))),
     "-p tcp -m multiport --dports 22,80,443": (TCP, is_in(Field.DPORT, (22, 22), (80, 80), (443, 443))),
     "-p tcp -m multiport ! --dports 20:22,ssh,23": (TCP, is_in(Field.DPORT, (20, 23), negated=True)),
+    "-p tcp -m multiport --dport 22,80": (TCP, is_in(Field.DPORT, (22, 22), (80, 80))),
+    "-p TCP --dport 22": (TCP, SSH),
+    "-m multiport --sports 1024:65535 -p tcp": (TCP, is_in(Field.SPORT, (1024, 65535))),
     "-p tcp -m multiport --sports 1024:65535": (TCP, is_in(Field.SPORT, (1024, 65535))),
     "-p tcp -m multiport --ports 22": (
         TCP,
@@ -252,6 +255,7 @@ def test_a_rule_of_ipv6_means() -> None:
         is_in(Field.ICMPV6_TYPE, (135, 135)),
     )
     assert items("-p icmpv6 --icmpv6-type neighbour-solicitation", six)[1] == is_in(Field.ICMPV6_TYPE, (135, 135))
+    assert items("-p icmpv6 -m icmpv6 --icmpv6-type 135", six)[1] == is_in(Field.ICMPV6_TYPE, (135, 135))
     assert items("-p icmpv6 --icmpv6-type 135/1", six)[1] == NEVER
     assert items("-p icmpv6 ! --icmpv6-type 135/1", six) == (is_in(Field.L4PROTO, (58, 58)),)
     # Unlike IPv4's, IPv6's types are conditions, and a local address is unicast, too (xt_addrtype.c).
@@ -302,6 +306,7 @@ def test_set_targets_teach_the_sets_that_are_known() -> None:
         ("-j REJECT --reject-with icmp-nothing", "'icmp-nothing' is no kind of rejection"),
         ("-j ACCEPT !", "! stands before no option"),
         ("-j DNAT --to-destination somewhere", "'somewhere' is not an IPv4 address"),
+        ("-p tcp -m tcp -m multiport --dport 22", "multiport takes one of --sports, --dports, --ports"),
         ("-m recent --name x", "recent takes one of --set, --rcheck, --update, --remove"),
     ],
 )

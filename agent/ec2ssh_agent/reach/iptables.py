@@ -108,6 +108,10 @@ _OWN = {
 _GO = {"-j": Kind.JUMP, "--jump": Kind.JUMP, "-g": Kind.GOTO, "--goto": Kind.GOTO}
 
 
+#: Other names of matches (xtables_find_match).
+_ALIASES = {"icmpv6": "icmp6", "ipv6-icmp": "icmp6"}
+
+
 class _Use(NamedTuple):
     """An extension that the rule names, with the options it has been given."""
 
@@ -127,6 +131,7 @@ class _Line:
         self.target: Optional[_Use] = None
         self.verdict: Optional[Verdict] = None
         self.loaded: list[_Use] = []
+        self.abbreviated = False  # then what it means hangs on what else is loaded
 
     def next(self, word: str) -> str:
         if self.place >= len(self.words):
@@ -171,6 +176,7 @@ class _Line:
         self.own[name] = Option(name, negated, (value,))
 
     def _match(self, name: str) -> None:
+        name = _ALIASES.get(name, name)
         use = _Use(name, MATCHES.get(name) or Extension(None, unknown(f"the match {name[:40]} is not known")), [])
         self.matches.append(use)
         self.loaded.append(use)
@@ -190,10 +196,10 @@ class _Line:
         self.loaded.append(self.target)
 
     def _option(self, word: str, negated: bool) -> None:
-        use = self._owner(word)
+        use, full = self._owner(word)
         name, count = word, None
         if use.extension.options is not None:
-            name, count = use.extension.options[word]
+            name, count = use.extension.options[full]
         elif word[:1] != "-":
             raise ValueError(f"{word[:60]!r} stands where an option is due")
         found: list[str] = []
@@ -211,20 +217,32 @@ class _Line:
     def _has(self, word: str) -> bool:
         return any(word in (use.extension.options or ()) for use in self.loaded)
 
-    def _owner(self, word: str) -> _Use:
-        """Whose option it is: the extension loaded last that has it, as getopt_long(3) finds it."""
+    def _owner(self, word: str) -> tuple[_Use, str]:
+        """Whose option it is, and its whole name: getopt_long(3) takes the extension loaded last that has it, then an
+        abbreviation that can mean one option only; then iptables tries the match that `-p` implies.
+        """
         for use in reversed(self.loaded):
             if use.extension.options is not None and word in use.extension.options:
-                return use
+                return use, word
+        strange = [use for use in self.loaded if use.extension.options is None]
+        if len(word) > 3 and not strange:
+            meant = {
+                (use.name, known): (use, option)
+                for use in self.loaded
+                for option, (known, _) in (use.extension.options or {}).items()
+                if option.startswith(word)
+            }
+            if len(meant) == 1:
+                self.abbreviated = True
+                return next(iter(meant.values()))
         if "-p" in self.own and not self.own["-p"].negated:
             name = implied(values.protocol(self.own["-p"].value), self.context.family)
             options = MATCHES[name].options if name else None
             if options and word in options and all(use.name != name for use in self.matches):
                 self._match(name)
-                return self.matches[-1]
-        for use in reversed(self.loaded):
-            if use.extension.options is None:
-                return use
+                return self.matches[-1], word
+        if strange:
+            return strange[-1], word
         raise ValueError(f"{word[:60]!r} is not understood")
 
 
@@ -304,7 +322,7 @@ def _part(text: str, context: Context) -> Optional[_Part]:
         built = [use.extension.build(tuple(use.given), context) for use in uses]
     except ValueError:
         return None
-    if any(use.extension.options is None for use in line.matches):
+    if line.abbreviated or any(use.extension.options is None for use in line.matches):
         return None
     others = tuple(item for part in built for item in part)
     return _Part(frozenset(line.own), tuple(own), others + ((line.verdict,) if line.verdict else ()))
