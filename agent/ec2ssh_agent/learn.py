@@ -91,8 +91,10 @@ def _older_than_start(host: Host, facts: Facts) -> bool:
     return True
 
 
-def instance(facts: Facts) -> dict[str, Any]:
-    return {"id": seen(facts.machine.identity)}
+def instance(host: Host, facts: Facts) -> dict[str, Any]:
+    from .report import identity
+
+    return {**identity.local(host), "id": seen(facts.machine.identity)}
 
 
 def report(host: Host, config: Config) -> Mapping[str, Any]:

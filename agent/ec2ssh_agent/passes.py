@@ -277,7 +277,7 @@ def shown_repairs(host: Host) -> Iterator[dict[str, Any]]:
             "outcome": record.state.value,
             "rung": record.rung,
             "seconds": round(max(0.0, record.closed - record.time), 3),
-            "commands": [line for step in record.steps for line in commands(step)],
+            "commands": [line.replace(CHANGE, record.id) for step in record.steps for line in commands(step)],
             "notes": list(record.notes),
             "actor": record.actor,
         }
@@ -300,7 +300,7 @@ def published(host: Host, config: Config, done: Done, started: float, agent: doc
         circuit=memory.shown(done.memory, _clock(host)),
         notes=(*notes, *document.unseen(done.look.facts)),
         report=learn.report(host, config),
-        instance=learn.instance(done.look.facts),
+        instance=learn.instance(host, done.look.facts),
         baseline=memory.baseline(done.memory),
         updated=publish.stamp(now),
         valid_until=publish.stamp(now + 2 * config.watch_interval + 60),

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
 import jsonschema
+import pytest
 
 import ec2ssh_agent
 from ec2ssh_agent.config import Config
@@ -237,6 +238,15 @@ def test_a_day_without_the_endpoint(tmp_path: Path) -> None:
     assert spool.summary(host, config)["dropped"] == 0
 
 
+def _program(directory: Path, server: Server) -> tuple[list[str], dict[str, str]]:
+    """The real program's command line and environment, with its configuration written."""
+    (directory / "etc/ec2ssh-agent/agent.conf").write_text(
+        f"[repair]\nmode = off\n[report]\nurl = {url(server)}\n[identity]\nimds = off\n"
+    )
+    command = ["/usr/bin/python3", "-m", "ec2ssh_agent.report.reporter", f"--root={directory}"]
+    return command, {"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE.parent)}
+
+
 def test_the_reporter_is_killed_a_hundred_times(tmp_path: Path) -> None:
     """kill -9 at a random moment, again and again: at least once each, in order, and by the keys once."""
     seed = random.SystemRandom().randrange(1 << 32)
@@ -250,13 +260,9 @@ def test_the_reporter_is_killed_a_hundred_times(tmp_path: Path) -> None:
         reply()(got, connection)
 
     with serving(behaviour) as server:
-        Path(host.path("/etc/ec2ssh-agent/agent.conf")).write_text(
-            f"[repair]\nmode = off\n[report]\nurl = {url(server)}\ninterval = 1h\n[identity]\nimds = off\n"
-        )
         config = config_for(server)
         accepted = [spool.enqueue(host, config, example(), None, "change") for _ in range(20)]
-        command = [sys.executable, "-m", "ec2ssh_agent.report.reporter", f"--root={tmp_path}"]
-        environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+        command, environment = _program(tmp_path, server)
         for _ in range(100):
             with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
                 time.sleep(chance.uniform(0.02, 0.4))
@@ -270,6 +276,45 @@ def test_the_reporter_is_killed_a_hundred_times(tmp_path: Path) -> None:
     assert len(arrived) < len(accepted) + 100
     spool.sweep(host)
     assert spool.entries(host) == ()
+
+
+def test_a_heartbeat_costs_little(tmp_path: Path) -> None:
+    """0.1 % of a CPU at the default interval of 300 s, the start of the program included: the best of some runs."""
+    host = host_in(tmp_path, Host)
+    publish(host, {**example(), "valid_until": "2099-01-01T00:00:00Z"})
+    spent = []
+    with serving() as server:
+        command, environment = _program(tmp_path, server)
+        for _ in range(4):
+            Path(host.path(f"{spool.REPORTER}/state.json")).unlink(missing_ok=True)
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(command, env=environment, check=True, timeout=120)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert len(server.got) == 4
+    print(f"seconds of CPU: {spent}")
+    assert min(spent) <= 0.3
+
+
+@pytest.mark.slow
+def test_two_hundred_reporters_and_one_server(tmp_path: Path) -> None:
+    """As many at a time as this machine can run: each report arrives, once by its key."""
+    accepted, commands = [], []
+    with serving() as server:
+        for number in range(200):
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            host = host_in(directory, Host)
+            publish(host, {**example(), "instance": {"id": f"i-{number:017x}"}, "valid_until": "2099-01-01T00:00:00Z"})
+            accepted.append(spool.enqueue(host, config_for(server), example(), None, "change"))
+            commands.append(_program(directory, server))
+        for first in range(0, len(commands), 20):
+            batch = commands[first : first + 20]
+            started = [subprocess.Popen(command, env=environment) for command, environment in batch]
+            assert [process.wait(300) for process in started] == [0] * len(batch)
+        ids = [report["id"] for report in reports(server) if report["kind"] == "change"]
+        beats = {report["instance"]["id"] for report in reports(server) if report["kind"] == "heartbeat"}
+    assert sorted(ids) == sorted(accepted) and len(beats) == 200
 
 
 def test_a_spool_full_of_rubbish(tmp_path: Path) -> None:
