@@ -393,7 +393,7 @@ class _Tools:
     def nft(self, *words: str) -> list[object]:
         """What `nft -j` lists."""
         ran = self._run("nft", "-j", *words)
-        listed = nftables.load(ran.out or b'{"nftables": []}').get("nftables")
+        listed = nftables.load(ran.out).get("nftables")
         return listed if isinstance(listed, list) else []
 
     def _variant(self, backend: Backend, prefix: str, suffix: str) -> str:
