@@ -57,6 +57,7 @@ def test_installed_from_a_clone_twice_and_purged_without_a_trace() -> None:
         assert made.run("systemctl is-enabled ec2ssh-agent.service").out.strip() == "enabled"
         assert made.run("systemctl show -P NRestarts ec2ssh-agent.service").out.strip() == "0"
         assert made.client.ssh().ok
+        made.run("systemctl start ec2ssh-agent-report.service")
         compiled = made.run("find /usr/lib/python3/dist-packages/ec2ssh_agent -name '*.pyc' | wc -l").out
         assert int(compiled) > 10
 

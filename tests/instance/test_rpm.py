@@ -32,6 +32,7 @@ def test_it_installs_enables_runs_and_goes(tmp_path: Path) -> None:
         made.run("iptables -I INPUT -p tcp --dport 22 -j DROP; ip6tables -I INPUT -p tcp --dport 22 -j DROP")
         made.client.wait_ssh(60)
         assert made.client.ssh().ok
+        made.run("systemctl start ec2ssh-agent-report.service")
         made.run("systemctl stop ec2ssh-agent.service")
         execute(["rpm", "--root", made.root, "--nodeps", "-e", "ec2ssh-agent"], deadline=300)
         assert not (made.root / "usr/lib/ec2ssh-agent").exists()
