@@ -65,7 +65,7 @@ class World:
     def listing(self) -> str:
         """All rulesets and sets, without counters and handles; /etc, whole; what is marked open."""
         text = self.sh(
-            "nft list ruleset 2>/dev/null; ipset save; "
+            "nft list ruleset 2>/dev/null; ipset save 2>/dev/null || true; "
             "if grep -q . /proc/net/ip_tables_names 2>/dev/null; then iptables-legacy-save; fi; "
             "if grep -q . /proc/net/ip6_tables_names 2>/dev/null; then ip6tables-legacy-save; fi; "
             "iptables-nft-save 2>/dev/null; ip6tables-nft-save 2>/dev/null; "

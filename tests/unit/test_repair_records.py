@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
@@ -12,7 +14,7 @@ from typing import Optional
 import pytest
 
 from ec2ssh_agent.codec import Garbage, decode, encode
-from ec2ssh_agent.host import Failed, Host, Ran
+from ec2ssh_agent.host import Failed, Host, Locked, Ran
 from ec2ssh_agent.model import Finding, Severity, Symptom
 from ec2ssh_agent.reach.ruleset import Backend
 from ec2ssh_agent.repair import execute, records
@@ -354,3 +356,21 @@ def test_without_a_journal_there_is_syslog_or_standard_error(tmp_path: Path, cap
         log.bind(str(tmp_path / "dev/log"))
         audit(Host(str(tmp_path)), _record(), ("a\nb",))
         assert log.recv(1 << 16).startswith(b"<85>ec2ssh-agent[")
+
+
+def test_the_real_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    script = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        with pytest.raises(Locked, match=f"locked by pid {other.pid} \\("):
+            with host.lock("/lock", wait=0.1):
+                raise AssertionError("both have it")
+        other.communicate("\n")
+    with host.lock("/lock"):
+        with pytest.raises(Locked), host.lock("/lock"):
+            raise AssertionError("both have it")
+    with host.lock("/lock"):
+        assert (tmp_path / "lock").exists()
