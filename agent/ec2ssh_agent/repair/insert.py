@@ -183,7 +183,7 @@ class Rule:
         else:
             if self._find_xtables():
                 raise StepFailed(f"{lines[0]}: cannot be deleted")
-        if self.step.networks:
+        if self.step.networks and self.host.program("ipset"):
             self._destroy_set()
         scaffold.take_down(self.context, *self._table(), scaffold.saved(saved.texts, *self._table()))
         return ()
