@@ -174,17 +174,18 @@ def test_a_queue_that_drains_is_not_hung() -> None:
     queue = Queue()
     now = 0.0
     for length in (1, 2, 1, 2, 1, 0, 3, 0, 1, 1, 1) * 10:
-        assert not queue.hung(length, now)
+        assert not queue.changed(length, now)
         now += 0.2
 
 
-def test_a_queue_that_only_grows_is_hung_once_until_it_drains() -> None:
+def test_a_queue_that_only_grows_is_hung_until_it_drains() -> None:
     queue = Queue()
-    for _ in range(2):
-        told = [queue.hung(length, step * 0.25) for step, length in enumerate((0, 1, 1, 2, 2, 3, 3, 4))]
+    for after in (0, 3):
+        told = [queue.changed(length, step * 0.25) for step, length in enumerate((0, 1, 1, 2, 2, 3, 3, 4))]
         assert told == [False] * 5 + [True, False, False]
         assert not queue.suspect
-        assert not queue.hung(0, 100.0)
+        assert queue.changed(after, 2.0)
+        assert not queue.changed(0, 2.25)
     assert HUNG == 1.0
 
 

@@ -17,7 +17,7 @@ from ..plain import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_MODIFY, _ATTRIB, _CLOSE_WRITE, _CLOSE_NOWRITE = 0x2, 0x4, 0x8, 0x10
+_ATTRIB, _CLOSE_WRITE, _CLOSE_NOWRITE = 0x4, 0x8, 0x10
 _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
 _DELETE_SELF, _MOVE_SELF = 0x400, 0x800
 _OVERFLOW, _IGNORED = 0x4000, 0x8000
@@ -86,8 +86,7 @@ class Inotify:
     def _mask(path: str) -> int:
         if path == XTABLES_LOCK:
             return _CLOSE_WRITE | _CLOSE_NOWRITE | _DELETE_SELF | _MOVE_SELF
-        # The kernel's own files are never closed after a change.
-        return _CHANGES | _ONLYDIR | (_MODIFY if path.startswith("/sys/fs/cgroup/") else 0)
+        return _CHANGES | _ONLYDIR
 
     def read(self) -> tuple[str, ...]:
         """The reasons of the changes since, each once; re-arms where a directory came or went."""

@@ -313,10 +313,10 @@ class Loop:
 
     def _look_at_listeners(self, now: float, look: Look) -> None:
         with self._source("listener"):
-            changed, hung = look.look(now)
+            changed, turned = look.look(now)
             if changed:
                 self._exited(now, "listener")
-            if hung:
+            if turned:
                 self._schedule.stale("queue", now)
 
     def _look_at_rules(self, now: float, rules: Rules) -> None:
@@ -342,7 +342,8 @@ class Loop:
             self._probe_answered(now)
         if now >= self._probe_at:
             self._probe_at = now + self._list.probe
-            self._off(self._probe.fileno())
+            if self._probe.fileno() >= 0:
+                return  # still waiting
             with self._source("probe"):
                 self._probe.begin(self._list.probe_at, now)
             if self._probe.answer:

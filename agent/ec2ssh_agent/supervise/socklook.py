@@ -18,21 +18,22 @@ class Queue:
     def __init__(self) -> None:
         self._length = 0
         self._since = 0.0
-        self._told = False
+        self._hung = False
 
-    def hung(self, length: int, now: float) -> bool:
-        """Once for each time that it is so."""
-        if not length or length < self._length or not self._length:
-            self._since, self._told = now, False
-        self._length = length
-        if length and not self._told and now - self._since >= HUNG:
-            self._told = True
-            return True
-        return False
+    def changed(self, length: int, now: float) -> bool:
+        """Whether that begins with this look, or ends."""
+        drained = not length or length < self._length
+        before, hung = self._hung, self._hung
+        if drained or not self._length:
+            self._since, hung = now, False
+        elif now - self._since >= HUNG:
+            hung = True
+        self._length, self._hung = length, hung
+        return hung != before
 
     @property
     def suspect(self) -> bool:
-        return bool(self._length) and not self._told
+        return bool(self._length) and not self._hung
 
 
 def _places(found: Iterable[Listening]) -> tuple[tuple[bytes, int], ...]:
@@ -65,15 +66,18 @@ class Look:
             self._known = tuple(place for place in self._all if place[1] in ports)
 
     def look(self, now: float) -> tuple[bool, bool]:
-        """Whether the listeners are others than at the last look, and whether an accept queue hangs. Raises OSError."""
+        """Whether the listeners are others than at the last look; whether a queue began or ceased to hang.
+
+        Raises OSError.
+        """
         found = listening(self._socket, self._ports)
         lengths: dict[tuple[bytes, int], int] = {}
         for one in found:  # with SO_REUSEPORT an address has several queues
             lengths[one.address, one.port] = lengths.get((one.address, one.port), 0) + one.queue
         self._queues = {key: self._queues.get(key) or Queue() for key in lengths}
-        hung = [queue.hung(lengths[key], now) for key, queue in self._queues.items()]
+        turned = [queue.changed(lengths[key], now) for key, queue in self._queues.items()]
         before, self._known = self._known, _places(found)
-        return before != self._known, any(hung)
+        return before != self._known, any(turned)
 
     @property
     def suspect(self) -> bool:

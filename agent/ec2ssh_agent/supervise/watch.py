@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 class Wake(NamedTuple):
     """Why a pass is made. Reasons: start, timer, reload, verify (a pass wanted to be followed), request (SIGUSR1),
     clock, ruleset, legacy, network, sshd-exit, listener (the set of listeners on sshd's ports changed), queue (the
-    accept queue did not drain for a second), banner (the probe's answer changed), and those of `directories`."""
+    accept queue did not drain for a second, or does again), banner (the probe's answer changed), and those of
+    `directories`."""
 
     reasons: tuple[str, ...]
     by: tuple[tuple[int, str], ...] = ()  # pid (outer namespace) and program of who changed the rules, latest last
@@ -42,7 +43,7 @@ class WatchList(NamedTuple):
 def default(config_path: str) -> WatchList:
     """What is watched before the first pass has said what there is; a pass may start from it, too."""
     configuration, _, name = config_path.rpartition("/")
-    sshd = ("invocation:ssh.service", "invocation:sshd.service", "invocation:ssh.socket", "invocation:sshd.socket")
+    units = ("ssh.service", "sshd.service", "ssh.socket", "sshd.socket")
     return WatchList(
         status="starting",
         directories=(
@@ -57,7 +58,10 @@ def default(config_path: str) -> WatchList:
             ("/etc/ufw", (), "ufw"),
             ("/etc/firewalld", (), "firewalld"),
             ("/etc/firewalld/zones", (), "firewalld"),
-            # systemd keeps a link here for every unit that is up: an event at its start and at its stop.
-            ("/run/systemd/units", sshd, "socket-unit"),
+            # systemd keeps a link here for every service that is up, and a control group for every unit.
+            ("/run/systemd/units", tuple(f"invocation:{unit}" for unit in units), "socket-unit"),
+            ("/sys/fs/cgroup/system.slice", units, "socket-unit"),  # version 2 alone
+            ("/sys/fs/cgroup/unified/system.slice", units, "socket-unit"),  # beside version 1
+            ("/sys/fs/cgroup/systemd/system.slice", units, "socket-unit"),  # version 1 alone
         ),
     )

@@ -1,0 +1,151 @@
+"""Each wake-up source of the daemon in a whole instance: what it watches is broken, and a pass follows, with the timer,
+the probe and (but where it is the pulse that looks) the pulse set to hours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from daemon import findings, status, wait_baseline
+from harness import Instance, boot, wait_for
+
+SOON = 15.0  # seconds: far below every timer, far above what a loaded machine needs
+CONFIG = """\
+[watch]
+interval = 1d
+pulse = {pulse}
+probe_interval = {probe}
+[repair]
+mode = off
+baseline_after = 1s
+"""
+PID = "$(systemctl show -P MainPID ssh.service)"
+RESTART = "systemctl reset-failed ssh.service; systemctl restart ssh.service"
+
+
+@pytest.fixture(scope="module")
+def asleep() -> Iterator[Instance]:
+    """The daemon wakes for events alone."""
+    with boot(config=CONFIG.format(pulse="1h", probe="1h")) as made:
+        wait_baseline(made)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pulsing() -> Iterator[Instance]:
+    """It looks itself, once a second, and reads the banner every ten."""
+    with boot(config=CONFIG.format(pulse="1s", probe="10s")) as made:
+        wait_baseline(made)
+        yield made
+
+
+def published(made: Instance) -> str:
+    """Another text after each pass: the status file is replaced by it."""
+    return made.run("stat -c '%i %y' /run/ec2ssh-agent/status.json").out
+
+
+def quiet(made: Instance) -> str:
+    """When no pass was made for two seconds."""
+    last, since = published(made), time.monotonic()
+    end = since + 60.0
+    while time.monotonic() - since < 2.0:
+        assert time.monotonic() < end, "passes go on and on"
+        time.sleep(0.2)
+        if (now := published(made)) != last:
+            last, since = now, time.monotonic()
+    return last
+
+
+def wakes(made: Instance, change: str, *, finding: str = "") -> None:
+    """After the change a pass is made; and sees what is wrong, or that nothing is."""
+    before = quiet(made)
+    made.run(change)
+    wait_for(f"a pass after {change!r}", lambda: published(made) != before, SOON)
+    if finding:
+        wait_for(finding, lambda: finding in findings(made), SOON)
+    else:
+        wait_for("health", lambda: status(made)["health"] == "ok", SOON)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "finding", "heals"),
+    [
+        pytest.param("nft add table inet x; "
+                     "nft add chain inet x y '{ type filter hook input priority 0; policy drop; }'", "firewall-drop",
+                     "nft delete table inet x", id="nftables"),
+        pytest.param("iptables-nft -I INPUT -p tcp --dport 22 -j REJECT; "
+                     "ip6tables-nft -I INPUT -p tcp --dport 22 -j REJECT", "firewall-reject",
+                     "iptables-nft -F; ip6tables-nft -F", id="iptables-nft"),
+        pytest.param("iptables-legacy -w -I INPUT -p tcp --dport 22 -j DROP", "firewall-drop",
+                     "iptables-legacy -w -F", id="iptables-legacy"),
+        pytest.param("echo 'ALL: ALL' >> /etc/hosts.deny", "wrappers-deny",
+                     "sed -i /ALL/d /etc/hosts.deny", id="wrappers"),
+        pytest.param("echo Bogus >> /etc/ssh/sshd_config", "sshd-config-invalid",
+                     "sed -i /Bogus/d /etc/ssh/sshd_config", id="sshd_config"),
+        pytest.param("echo Bogus > /etc/ssh/sshd_config.d/x.conf", "sshd-config-invalid",
+                     "rm /etc/ssh/sshd_config.d/x.conf", id="include"),
+        pytest.param("systemctl stop ssh.service", "sshd-not-running", RESTART, id="stopped"),
+        pytest.param("ip addr add 10.0.5.99/24 dev eth0", "", "ip addr del 10.0.5.99/24 dev eth0", id="address"),
+        pytest.param("ip route add 10.55.0.0/16 via 10.0.5.1", "", "ip route del 10.55.0.0/16", id="route"),
+        pytest.param("touch /run/nologin", "nologin", "rm /run/nologin", id="nologin"),
+        pytest.param("echo '[repair]' > /etc/ec2ssh-agent/agent.conf.d/70-more.conf", "",
+                     "rm /etc/ec2ssh-agent/agent.conf.d/70-more.conf", id="configuration"),
+        pytest.param("touch /etc/ufw/user.rules", "", "touch /etc/ufw/user6.rules", id="ufw"),
+        pytest.param("touch /etc/firewalld/firewalld.conf", "", "touch /etc/firewalld/zones/x.xml",
+                     id="firewalld"),
+        pytest.param("chmod 0644 /etc/ssh/ssh_host_ed25519_key", "",
+                     "chmod 0600 /etc/ssh/ssh_host_ed25519_key", id="host-key"),
+    ],
+)  # fmt: skip
+def test_an_event_wakes_it(asleep: Instance, breaks: str, finding: str, heals: str) -> None:
+    if finding:
+        wakes(asleep, breaks, finding=finding)
+    else:
+        before = quiet(asleep)
+        asleep.run(breaks)
+        wait_for(f"a pass after {breaks!r}", lambda: published(asleep) != before, SOON)
+    wakes(asleep, heals)
+
+
+def test_a_killed_sshd_is_known_again(asleep: Instance) -> None:
+    before = asleep.run(f"echo {PID}").out.strip()
+    wakes(asleep, f"kill -9 {PID}")
+    wait_for("the new sshd", lambda: str(status(asleep)["ssh"]["pid"]) not in (before, "None", "0"), SOON)
+
+
+def test_a_socket_unit_that_starts_and_stops(asleep: Instance) -> None:
+    wakes(asleep, "systemctl stop ssh.service; systemctl start ssh.socket")
+    wakes(asleep, "systemctl stop ssh.socket", finding="sshd-not-running")
+    wakes(asleep, RESTART)
+
+
+def test_a_reload_and_a_request(asleep: Instance) -> None:
+    wakes(asleep, "systemctl reload ec2ssh-agent.service")
+    wakes(asleep, "kill -USR1 $(systemctl show -P MainPID ec2ssh-agent.service)")
+
+
+def test_a_hung_sshd_is_noticed_by_its_accept_queue(pulsing: Instance) -> None:
+    pulsing.run(f"kill -STOP {PID}")
+    try:
+        before = published(pulsing)
+        began = time.monotonic()
+        pulsing.run("bash -c 'exec 3<>/dev/tcp/127.0.0.1/22; (sleep 8 <&3) >/dev/null 2>&1 &'")
+        wait_for("a pass", lambda: published(pulsing) != before, SOON)
+        wait_for("sshd-hung", lambda: "sshd-hung" in findings(pulsing), SOON)
+        assert time.monotonic() - began < SOON
+    finally:
+        pulsing.run(f"kill -CONT {PID}")
+    wait_for("health", lambda: status(pulsing)["health"] == "ok", 40)
+
+
+def test_legacy_tables_that_a_library_changes(pulsing: Instance) -> None:
+    library = """python3 -c '
+import iptc
+table = iptc.Table(iptc.Table.FILTER)
+rule = iptc.Rule(); rule.protocol = "tcp"; rule.target = iptc.Target(rule, "DROP")
+iptc.Chain(table, "INPUT").{0}'"""
+    pulsing.run("iptables-legacy -w -S")
+    wakes(pulsing, library.format("insert_rule(rule)"), finding="firewall-drop")
+    wakes(pulsing, library.format("flush()"))
