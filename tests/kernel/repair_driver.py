@@ -81,6 +81,8 @@ def main() -> None:
                 found = [execute.close(host, record, records.State.VERIFIED)]
             elif action == "undo":
                 found = [execute.undo(host, records.load(host, given["id"])).record]
+            elif action == "roll back":
+                found = list(execute.recover(host, note=said.append))
             elif action == "recover":
                 # Whatever came through whole is taken back, too: the test compares with the state before.
                 execute.recover(host, note=said.append)
