@@ -55,7 +55,11 @@ def test_networks_and_interfaces() -> None:
     saved = "create s hash:net,iface family inet\nadd s 10.0.0.0/8,eth0\nadd s 0.0.0.0/0,wg wildcard\n"
     assert lookup(saved, "src,src") == Lookup(
         (SADDR, IfName(False)),
-        (Element((((TEN, TEN + 0xFFFFFF),), ("eth0",))), Element((((0, 0xFFFFFFFF),), ("wg*",)))),
+        (
+            Element((((TEN, TEN + 0xFFFFFF),), ("eth0",))),
+            # The longest prefix decides, whatever its interface.
+            Element((((0, TEN - 1), (TEN + 0x1000000, 0xFFFFFFFF)), ("wg*",))),
+        ),
         name="s",
     )
 

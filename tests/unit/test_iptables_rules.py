@@ -121,7 +121,7 @@ MEANINGS: dict[str, tuple[Item, ...]] = {
     "-m state ! --state NEW": (state(mask=8, any_set=False),),
     "-m conntrack --ctstate NEW,DNAT": (
         Lookup(
-            (Selector(Field.CTSTATE, 8), Selector(Field.CTSTATUS, 32)),
+            (Selector(Field.CTSTATE, 8), Selector(Field.CTNAT, 32)),
             (Element((SOME, EVERY)), Element((EVERY, SOME))),
             name="ctstate",
         ),

@@ -109,6 +109,14 @@ class _Draft:
         number = values.protocol(protocol) if colon else 6
         return [((number, number),), values.ports(port, "-")]
 
+    def _hidden(self, found: list[tuple[int, tuple[int, int], bool]]) -> list[tuple[int, tuple[int, int], bool]]:
+        """An interface's networks, and as exceptions those of the others: the longest prefix decides, with whatever
+        interface it was added (mtype_test_cidrs of ip_set_hash_gen.h ends at the first network that it finds).
+        """
+        mine = {pair for _, pair, _ in found}
+        others = {(length, pair) for each in self.found.values() for length, pair, _ in each if pair not in mine}
+        return found + [(length, pair, True) for length, pair in others]
+
     def finish(self) -> IpSet:
         if self.kind == "list:set":
             return IpSet(self.name, self.kind, None, (), (), tuple(self.members))
@@ -119,6 +127,8 @@ class _Draft:
             if self.kind == "bitmap:port":
                 # The set looks at the ports of either protocol; `ipset save` writes none.
                 elements.append(Element((((6, 6), (17, 17)), rest[1])))
+            elif self.kind == "hash:net,iface":
+                elements.append(Element((_longest_prefix(self._hidden(found)), *rest)))
             elif self.parts[0] in ("ip", "net"):
                 elements.append(Element((_longest_prefix(found), *rest)))
             else:

@@ -134,7 +134,7 @@ def _state(option: Option) -> Built:
     states, status = mask & 0xFF, mask >> 8
     if not status:
         return (Bits(Selector(Field.CTSTATE), states, not option.negated),)
-    key = (Selector(Field.CTSTATE, states), Selector(Field.CTSTATUS, status))
+    key = (Selector(Field.CTSTATE, states), Selector(Field.CTNAT, status))
     return (Lookup(key, (Element((_SOME, _ALL)), Element((_ALL, _SOME))), option.negated, name="ctstate"),)
 
 

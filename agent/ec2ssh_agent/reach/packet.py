@@ -231,6 +231,7 @@ class View:
             Field.NFPROTO: 2 if v4 else 10,
             Field.MARK: UNKNOWN if state.mark < 0 else state.mark,
             Field.CTSTATE: state.track or INVALID,
+            Field.CTNAT: 32 if state.nat and self.tracked else 0,
             Field.FRAGMENT: 0,
             Field.IIF: scene.indexes.get(self.iif, UNKNOWN) if self.iif else 0,
             Field.OIF: scene.indexes.get(self.oif, UNKNOWN) if self.oif else 0,
