@@ -343,6 +343,8 @@ def test_a_trace_tells_the_way() -> None:
     ]
     lost = trace(question(), rules_, None, Family.IPV4, parse_address("192.0.2.2")[1], V4.address, "eth0")
     assert (lost.outcome, lost.path[-1].verdict) == (Outcome.TIMEOUT, "policy")
+    martian = trace(question(), rules_, None, Family.IPV4, parse_address("127.0.0.9")[1], V4.address, "eth0")
+    assert [(v.stage, v.table, v.verdict) for v in martian.path[-1:]] == [("route", None, "drop")]
     document = to_json(analyse(question(), rules_), [found])
     assert document["schema"] == "ec2ssh-agent.reach/1"
 
@@ -366,3 +368,28 @@ def test_addresses_that_answer_alike_share_an_answer() -> None:
     reach = analyse(asked, filter_input("-A INPUT -d 10.0.5.22 -j DROP"))
     assert sorted(found.to for found in reach.answers) == [(V4.address, second.address), (third.address,)]
     assert ROUTES
+
+
+def test_an_untracked_reply_keeps_its_translated_port_and_is_not_recognised() -> None:
+    nat = ("*nat", ":PREROUTING ACCEPT [0:0]", "-A PREROUTING -p tcp --dport 2222 -j REDIRECT --to-ports 22", "COMMIT")
+    raw = ("*raw", ":PREROUTING ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]")
+    lost = answer(ruleset(*nat, *raw, "-A OUTPUT -d 192.0.2.0/24 -j CT --notrack"), question(port=2222))
+    assert outcome(lost, "192.0.2.1") is Outcome.TIMEOUT
+    assert outcome(lost, "198.51.100.1") is Outcome.CONNECTED
+    ack = "-A PREROUTING -s 192.0.2.0/24 -p tcp --tcp-flags SYN,ACK ACK -j CT --notrack"
+    stray = answer(ruleset(*nat, *raw, ack), question(port=2222))
+    assert outcome(stray, "192.0.2.1") is Outcome.CLOSED
+    assert outcome(stray, "198.51.100.1") is Outcome.CONNECTED
+
+
+def test_what_conntrack_sees_of_a_connection_half_of_which_is_untracked() -> None:
+    """A tracked SYN-ACK to an untracked SYN is INVALID, the ACK after it NEW."""
+    raw = ("*raw", ":PREROUTING ACCEPT [0:0]", "-A PREROUTING -p tcp --syn -j CT --notrack", "COMMIT")
+    chains = ("*filter", ":INPUT ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]")
+    for rule, expected in (
+        ("-A OUTPUT -m state --state INVALID -j DROP", Outcome.TIMEOUT),
+        ("-A OUTPUT -p tcp --tcp-flags SYN SYN -m state --state ESTABLISHED,NEW -j DROP", Outcome.CONNECTED),
+        ("-A INPUT -m state --state NEW -j DROP", Outcome.TIMEOUT),
+        ("-A INPUT -m state --state ESTABLISHED,INVALID -j DROP", Outcome.CONNECTED),
+    ):
+        assert outcome(answer(ruleset(*raw, *chains, rule)), "192.0.2.1") is expected, rule

@@ -13,7 +13,7 @@ from . import addresses, route
 from . import packet as packets
 from .notes import Key, Notes, Spot
 from .packet import Packet, Scene, State
-from .question import Link, Local, Outcome, Question
+from .question import Link, Local, Outcome, Question, Visit
 from .ruleset import Backend, Family, Ranges, Ruleset
 from .sources import Sources
 from .walk import Flows, Rejection, Walk, copied, merged
@@ -106,7 +106,7 @@ class Journey:
         for state in tuple(flows):
             if state.inside and self._translated(state):
                 key = self.notes.kernel(packet.stage, "an untracked reply leaves with its translated address or port")
-                self.notes.end(Outcome.TIMEOUT, key, flows.pop(state).all())
+                self._end(Outcome.TIMEOUT, key, flows.pop(state).all())
         return flows
 
     def _delivered(self, flows: Flows) -> Flows:
@@ -115,13 +115,24 @@ class Journey:
             if not state.inside and self._translated(state):
                 sources = flows.pop(state)
                 key = self.notes.kernel("ack", "the ACK arrives at the untranslated address or port: not tracked")
+                self._tell(key, sources.all(), "reject")
                 stray = Rejection(Outcome.CLOSED, key, True, state, sources.all())
                 self._sent(packets.STRAY_RESET, state._replace(conn=packets.Conn.NONE, nat=None), [stray])
         return flows
 
-    def _lose(self, flows: Flows, lost: Ranges, key: Key, *, outcome: Outcome = Outcome.TIMEOUT) -> None:
+    def _end(self, outcome: Outcome, key: Key, ranges: Ranges, *, verdict: str = "drop") -> None:
+        """No rule ends the way of these sources."""
+        self.notes.end(outcome, key, ranges)
+        self._tell(key, ranges, verdict)
+
+    def _tell(self, key: Key, ranges: Ranges, verdict: str) -> None:
+        spot = self.notes.spots[key]
+        if self.walk.visits is not None and ranges:
+            self.walk.visits.append(Visit(spot.stage, "", spot.table, None, spot.line, spot.text, verdict))
+
+    def _lose(self, flows: Flows, lost: Ranges, key: Key) -> None:
         for sources in flows.values():
-            self.notes.end(outcome, key, sources.cut(lost))
+            self._end(Outcome.TIMEOUT, key, sources.cut(lost))
 
     def _validated(self, flows: Flows, stage: str) -> Flows:
         """Sources that routing does not take in: martians, and those that rp_filter finds no way back to."""
@@ -141,7 +152,7 @@ class Journey:
             loopback = {state for state in flows if state.nat and state.nat[0] >> 24 == 127}
             for state in loopback:
                 key = self.notes.kernel("route", "martian destination: translated to loopback")
-                self.notes.end(Outcome.TIMEOUT, key, flows.pop(state).all())
+                self._end(Outcome.TIMEOUT, key, flows.pop(state).all())
         return {state: sources for state, sources in flows.items() if sources}
 
     def _back(self, mark: int) -> tuple[route.Way, ...]:
@@ -159,13 +170,13 @@ class Journey:
                 if not ranges:
                     continue
                 if way.device == "" and not way.doubt:
-                    notes.end(Outcome.TIMEOUT, notes.kernel("route", "no route back"), ranges)
+                    self._end(Outcome.TIMEOUT, notes.kernel("route", "no route back"), ranges)
                     continue
                 text = way.doubt or (f"the reply leaves by {way.device}" if way.device != self.link.name else "")
                 if text:
                     key = notes.kernel("route", text)
                     notes.doubt(key, ranges)
-                    notes.end(Outcome.TIMEOUT, key, ranges)
+                    self._end(Outcome.TIMEOUT, key, ranges, verdict="continue")
                 out.append((state._replace(oif=way.device or self.link.name), ranges))
         return merged(out)
 
@@ -178,6 +189,7 @@ class Journey:
                 met[state] = sources
                 continue
             key = self.notes.kernel("socket", f"nothing listens on port {port}")
+            self._tell(key, sources.all(), "reject")
             self._sent(packets.NO_LISTENER, state, [Rejection(Outcome.REFUSED, key, True, state, sources.all())])
         return _next(met, inside=True)
 
@@ -244,6 +256,7 @@ class Journey:
                     line=decision.line or None,
                 ),
             )
+            self._tell(key, part, {True: "accept", False: "reject", None: "continue"}[decision.granted])
             if decision.granted is not True:
                 self.notes.end(Outcome.CLOSED, key, part)
             if decision.granted is None:
