@@ -237,8 +237,8 @@ class Maker:
             return self._limiter(tcp)
         if kind == "odd" and self.odd:
             self.unknowable = True
-            ports = ("-m multiport --sports 30000:65535",) if tcp else ()
-            return self.pick("-m statistic --mode random --probability 0.5", "-m length --length 40:60", *ports)
+            far = ("-m multiport --sports 30000:65535",) if tcp else ()
+            return self.pick("-m statistic --mode random --probability 0.5", "-m length --length 40:60", *far)
         if tcp and self.chance(0.6):
             ports = self.pick("22", "1:30", "80,443", "22,222", "200:400")
             return f"-m multiport {self._no()}--{self.pick('dports', 'dports', 'ports', 'sports')} {ports}"

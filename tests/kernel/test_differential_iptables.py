@@ -11,53 +11,14 @@ import os
 import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Optional
+from typing import Optional
 
-from ec2ssh_agent.reach import analyse, ipsets
-from ec2ssh_agent.reach import iptables as parser
-from ec2ssh_agent.reach.addresses import format_address, parse_address, parse_cidr
-from ec2ssh_agent.reach.question import Link, Listening, Local, Outcome, Question, Reach, Route
-from ec2ssh_agent.reach.ruleset import Backend, Family, Ruleset
-from iptables_rulesets import HOOKS, Made, Maker
-from nft_world import PORT, V4, V6, World, world
+from ec2ssh_agent.reach.ruleset import Backend, Family
+from iptables_rulesets import Maker
+from iptables_world import CLOSED, LOCALS, OTHER, VARIANTS, Layer, differences, load, shown, sources
+from nft_world import PORT, World, world
 
 WORLDS = 4
-# Under 1024, where no client port is: else an answer may hang on that, and be uncertain.
-OTHER, CLOSED = 222, 333
-LOCALS = {Family.IPV4: V4, Family.IPV6: V6}
-SOURCES = {Family.IPV4: 70, Family.IPV6: 50}
-PROGRAMS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
-VARIANTS = {Backend.LEGACY: "legacy", Backend.IPTABLES_NFT: "nft"}
-EMPTY = "".join(
-    "\n".join([f"*{table}", *(f":{hook} ACCEPT [0:0]" for hook in hooks), "COMMIT", ""])
-    for table, hooks in HOOKS.items()
-)
-QUESTION = Question(
-    PORT,
-    (Link("eth0", 2, (Local(Family.IPV4, parse_address(V4)[1], 32), Local(Family.IPV6, parse_address(V6)[1], 128))),),
-    tuple(Listening(family, 0, port, True) for family in Family for port in (PORT, OTHER)),
-    (Route(Family.IPV4, parse_cidr("0.0.0.0/0")[1], "eth0"), Route(Family.IPV6, parse_cidr("::/0")[1], "eth0")),
-)
-_BARRED = {
-    Family.IPV4: ("0.0.0.0/32", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", f"{V4}/32"),
-    Family.IPV6: ("::/96", "::ffff:0:0/96", "fe80::/10", "ff00::/8", f"{V6}/128"),
-}
-
-
-class Layer(NamedTuple):
-    """One family's rules in one backend."""
-
-    family: Family
-    backend: Backend
-    made: Made
-
-    @property
-    def restore(self) -> str:
-        return f"{PROGRAMS[self.family]}-{VARIANTS[self.backend]}-restore"
-
-    @property
-    def save(self) -> str:
-        return f"{PROGRAMS[self.family]}-{VARIANTS[self.backend]}-save"
 
 
 def layers(seed: int) -> list[Layer]:
@@ -75,116 +36,16 @@ def layers(seed: int) -> list[Layer]:
     return out
 
 
-def clean(place: World) -> None:
-    for program in PROGRAMS.values():
-        for variant in VARIANTS.values():
-            place.host.run(f"{program}-{variant}-restore", stdin=EMPTY)
-    # nf_tables lets go of what its rules used some time after they are gone.
-    place.host.run(
-        "sh", "-c", "ipset flush; for n in $(seq 100); do ipset destroy 2>/dev/null && exit; sleep 0.05; done; exit 1"
-    )
-
-
-def load(place: World, wanted: list[Layer]) -> Optional[str]:
-    """iptables' complaint, where it has one."""
-    clean(place)
-    try:
-        place.host.run("ipset", "restore", stdin="".join(layer.made.sets for layer in wanted))
-        for layer in wanted:
-            place.host.run(layer.restore, stdin=layer.made.text)
-    except AssertionError as error:
-        return f"{error}\n{wanted}"
-    return None
-
-
-def read(place: World, wanted: list[Layer], saved: dict[str, str]) -> Ruleset:
-    found = ipsets.parse(place.host.run("ipset", "save"))
-    tables = [
-        table
-        for layer in wanted
-        for table in parser.parse(saved[layer.save], family=layer.family, backend=layer.backend, ipsets=found).tables
-    ]
-    return Ruleset(tuple(tables))
-
-
-def sources(wanted: list[Layer], family: Family, chosen: random.Random) -> list[str]:
-    bits = 32 if family is Family.IPV4 else 128
-    edges = {edge for layer in wanted if layer.family is family for edge in layer.made.edges}
-    near = {edge + step for edge in edges for step in (-1, 0, 1)}
-    barred = [parse_cidr(text)[1] for text in _BARRED[family]]
-    fair = [a for a in sorted(near) if 0 <= a < 1 << bits and not any(low <= a <= high for low, high in barred)]
-    if len(fair) > SOURCES[family]:
-        fair = chosen.sample(fair, SOURCES[family])
-    while len(fair) < SOURCES[family] // 3:
-        address = chosen.randrange(1 << bits) if family is Family.IPV4 else (0x2001 << 112) + chosen.randrange(1 << 112)
-        if not any(low <= address <= high for low, high in barred):
-            fair.append(address)
-    return [format_address(address, family) for address in fair]
-
-
-class Said(NamedTuple):
-    outcome: Outcome
-    possible: frozenset[str]
-    limited: bool
-    why: str
-
-
-def said(reach: Reach, source: str) -> Said:
-    family, address = parse_address(source)
-    answer = next(answer for answer in reach.answers if answer.family is family)
-    for outcome, ranges in answer.sources:
-        if any(low <= address <= high for low, high in ranges):
-            rules = [d for d in answer.rules if any(low <= address <= high for low, high in d.sources)]
-            why = " | ".join(f"{d.stage} {d.table} {d.chain} {d.rule} {[p.value for p in d.possible]}" for d in rules)
-            possible = frozenset(each.value for d in rules for each in d.possible)
-            return Said(outcome, possible, any(d.rate_limited for d in rules), why)
-    raise AssertionError(f"no answer for {source}")
-
-
-def wrongness(lived: str, found: Said, *, unknowable: bool, mixed: bool) -> bool:
-    if lived == found.outcome.value:
-        return False
-    if found.limited:
-        # The SYN that follows a dropped one finds what that one left in lists; limits are shared by all who ask.
-        return lived not in found.possible
-    if found.outcome is Outcome.UNCERTAIN and (unknowable or mixed):
-        return lived not in found.possible
-    return True
-
-
 def compared(place: World, seed: int) -> Optional[str]:
     """What differs between the kernel and the analysis; None: nothing. `!`: iptables does not take the ruleset."""
     wanted = layers(seed)
     refused = load(place, wanted)
     if refused:
         return "!" + refused
-    saved = {layer.save: place.host.run(layer.save) for layer in wanted}
-    reach = analyse(QUESTION, read(place, wanted, saved))
-    wrong = []
-    written = analyse(QUESTION, read(place, wanted, {layer.save: layer.made.text for layer in wanted}))
-    for ours, theirs in zip(written.answers, reach.answers):
-        if ours.sources != theirs.sources:
-            wrong.append(f"{ours.family.value}: the text that was loaded and the text that was saved differ")
     chosen = random.Random(f"sources {seed}")
     asked = [source for family in Family for source in sources(wanted, family, chosen)]
-    for _ in range(2):
-        # A packet lost on a busy machine is no difference: what differs does so twice.
-        differing = []
-        for source, lived in zip(asked, place.ask(asked)):
-            family = parse_address(source)[0]
-            mine = [layer for layer in wanted if layer.family is family]
-            unknowable = any(layer.made.unknowable for layer in mine)
-            found = said(reach, source)
-            if lived is not None and wrongness(lived, found, unknowable=unknowable, mixed=len(mine) > 1):
-                differing.append((source, f"{source}: kernel {lived}, analysis {found.outcome.value} by {found.why}"))
-        asked = [source for source, _ in differing]
-        if not asked:
-            break
-    wrong += [line for _, line in differing]
-    if not wrong:
-        return None
-    texts = "\n".join(f"# {layer.restore}\n{layer.made.sets}{saved[layer.save]}" for layer in wanted)
-    return f"seed {seed}\n" + "\n".join(wrong[:10]) + f"\n{texts}"
+    wrong = differences(place, wanted, asked)
+    return f"seed {seed}\n" + "\n".join(wrong[:10]) + f"\n{shown(wanted)}" if wrong else None
 
 
 def run(seeds: list[int]) -> list[str]:

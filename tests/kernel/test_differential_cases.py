@@ -1,0 +1,138 @@
+"""Rulesets that each pin one thing down that the kernel does with a connection: the analysis says the same.
+
+Nothing here is expected of the kernel: it is asked, every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ec2ssh_agent.reach.ruleset import Backend, Family
+from iptables_rulesets import Made
+from iptables_world import OTHER, Layer, differences, load
+from nft_world import World, world
+
+SOURCES = {
+    Family.IPV4: ["192.0.2.1", "198.51.100.1", "0.0.0.1", "240.0.0.1", "10.0.5.1", "223.255.255.255"],
+    Family.IPV6: ["2001:db8:2::1", "2001:db8:51::1", "fd00::1", "2000::1"],
+}
+A, B = "-s 192.0.2.0/24", "-s 198.51.100.0/24"
+OUT_A, OUT_B = "-d 192.0.2.0/24", "-d 198.51.100.0/24"
+CASES = {
+    "reject of the SYN, each kind": [
+        f"filter: -A INPUT {A} -j REJECT --reject-with icmp-host-prohibited",
+        f"filter: -A INPUT {B} -p tcp -j REJECT --reject-with tcp-reset",
+    ],
+    "the RST of a rejection is RELATED": [
+        f"filter: -A INPUT {A} -p tcp -j REJECT --reject-with tcp-reset",
+        "filter: -A OUTPUT -m state --state RELATED -j DROP",
+        f"filter: -A INPUT {B} -j REJECT",
+    ],
+    "an untracked SYN's RST is INVALID": [
+        f"raw: -A PREROUTING {A} -j CT --notrack",
+        "filter: -A INPUT -p tcp -j REJECT --reject-with tcp-reset",
+        "filter: -A OUTPUT -m state --state INVALID -j DROP",
+    ],
+    "the RST of a closed port is ESTABLISHED": [
+        "nat: -A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports 333",
+        f"filter: -A OUTPUT {OUT_A} -m state --state ESTABLISHED -j DROP",
+        f"filter: -A OUTPUT {OUT_B} -m state --state RELATED -j DROP",
+    ],
+    "reset of the ACK": [
+        f"filter: -A INPUT {A} -p tcp -m state --state ESTABLISHED -j REJECT --reject-with tcp-reset",
+        f"filter: -A INPUT {B} -p tcp -m state --state ESTABLISHED -j REJECT",
+    ],
+    "reject of the reply": [
+        f"filter: -A OUTPUT {OUT_A} -p tcp --sport 22 -j REJECT",
+        f"filter: -A OUTPUT {OUT_B} -p tcp --sport 22 -j REJECT --reject-with tcp-reset",
+    ],
+    "reject of the banner": [
+        f"filter: -A OUTPUT {OUT_A} -p tcp --tcp-flags PSH PSH -j REJECT",
+        f"filter: -A OUTPUT {OUT_B} -p tcp --tcp-flags PSH PSH -j DROP",
+    ],
+    "a redirected connection whose ACK is untracked": [
+        "nat: -A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports 222",
+        f"raw: -A PREROUTING {A} -p tcp --tcp-flags SYN,ACK ACK -j CT --notrack",
+        f"raw: -A OUTPUT {OUT_B} -p tcp -j CT --notrack",
+    ],
+    "a redirected connection seen before and after NAT": [
+        f"nat: -A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports {OTHER}",
+        f"filter: -A INPUT {A} -p tcp --dport 22 -j DROP",
+        f"mangle: -A PREROUTING {B} -p tcp --dport {OTHER} -j DROP",
+        f"mangle: -A POSTROUTING {OUT_A} -p tcp --sport 22 -j DROP",
+        f"filter: -A OUTPUT -d 10.0.0.0/8 -p tcp --sport {OTHER} -j DROP",
+    ],
+    "half tracked": [
+        "raw: -A PREROUTING -p tcp --syn -j CT --notrack",
+        f"filter: -A INPUT {A} -m state --state NEW -j DROP",
+        f"filter: -A OUTPUT {OUT_B} -p tcp --syn -m state --state INVALID -j DROP",
+        "filter: -A OUTPUT -d 10.0.0.0/8 -p tcp --tcp-flags SYN,ACK SYN,ACK -m state --state INVALID -j DROP",
+    ],
+    "reply untracked": [
+        "raw: -A OUTPUT -p tcp --sport 22 -j CT --notrack",
+        f"filter: -A INPUT {A} -m state --state INVALID -j DROP",
+        f"filter: -A INPUT {B} -m state --state ESTABLISHED -j DROP",
+    ],
+    "a mark of the SYN is not the reply's": [
+        f"mangle: -A PREROUTING {A} -j MARK --set-mark 1",
+        "filter: -A OUTPUT -m mark --mark 1 -j DROP",
+        f"mangle: -A PREROUTING {B} -m state --state NEW -j CONNMARK --set-mark 2",
+        "mangle: -A OUTPUT -j CONNMARK --restore-mark",
+        "mangle: -A POSTROUTING -m mark --mark 2 -j DROP",
+    ],
+    "recent counts this connection's own packets": [
+        f"filter: -A INPUT {A} -m recent --set --name r",
+        "filter: -A INPUT -m recent --rcheck --hitcount 2 --name r -j DROP",
+    ],
+    "goto falls to the policy": [
+        "filter: :INPUT DROP",
+        "filter: :u - [0:0]",
+        f"filter: -A INPUT {A} -g u",
+        f"filter: -A INPUT {B} -j u",
+        "filter: -A INPUT -j ACCEPT",
+        "filter: -A u -p udp -j ACCEPT",
+    ],
+    "status and direction": [
+        f"filter: -A INPUT {A} -m conntrack --ctstatus ASSURED -j DROP",
+        f"filter: -A OUTPUT {OUT_B} -m conntrack --ctstatus ASSURED -p tcp --tcp-flags SYN SYN -j DROP",
+        "filter: -A OUTPUT -d 10.0.0.0/8 -m conntrack --ctdir ORIGINAL -j DROP",
+        "filter: -A INPUT -s 240.0.0.0/4 -m conntrack ! --ctstatus CONFIRMED -p tcp --syn -j DROP",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[World]:
+    with world(other=OTHER) as made:
+        yield made
+
+
+def text(lines: list[str], family: Family) -> str:
+    tables: dict[str, list[str]] = {}
+    for line in lines:
+        table, _, rule = line.partition(": ")
+        tables.setdefault(table, []).append(rule)
+    whole = "\n".join("\n".join([f"*{table}", *rules, "COMMIT"]) for table, rules in tables.items()) + "\n"
+    if family is Family.IPV6:
+        for old, new in (
+            ("192.0.2.0/24", "2001:db8:2::/48"),
+            ("198.51.100.0/24", "2001:db8:51::/48"),
+            ("10.0.0.0/8", "fd00::/8"),
+            ("240.0.0.0/4", "2000::/16"),
+            ("icmp-host-prohibited", "icmp6-adm-prohibited"),
+        ):
+            whole = whole.replace(old, new)
+    return whole
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("backend", [Backend.LEGACY, Backend.IPTABLES_NFT], ids=["legacy", "nft"])
+def test_the_analysis_says_what_the_kernel_does(place: World, name: str, backend: Backend) -> None:
+    wanted = [
+        Layer(family, backend, Made(text(CASES[name], family), "", edges=(), unknowable=False)) for family in Family
+    ]
+    assert load(place, wanted) is None
+    wrong = differences(place, wanted, [source for family in Family for source in SOURCES[family]])
+    assert not wrong, "\n".join(wrong)
