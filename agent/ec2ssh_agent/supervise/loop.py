@@ -174,11 +174,9 @@ class Loop:
             if full:
                 self._arm()
             self._watch(made.watch, now)
-            self._notifier.status(made.watch.status)
+            self._published(made.wake, made.watch.status)
         else:
             self._failed(made.wake, made.trouble, cost=cost, now=now)
-        if "reload" in made.wake.reasons:
-            self._notifier.ready(made.watch.status if made.watch else made.trouble)
 
     def _failed(self, wake: Wake, trouble: str, *, cost: float, now: float) -> None:
         """The next pass is told, and gets the reasons of this one."""
@@ -186,7 +184,13 @@ class Loop:
         print(f"ec2ssh-agent: {trouble}", file=sys.stderr, flush=True)
         self._changers = {**dict.fromkeys(wake.by, 0), **self._changers}
         self._schedule.crashed(now, cost=cost, reasons=wake.reasons)
-        self._notifier.status(f"{trouble}; it will be made again")
+        self._published(wake, f"{trouble}; it will be made again")
+
+    def _published(self, wake: Wake, status: str) -> None:
+        if "reload" in wake.reasons:
+            self._notifier.ready(status)
+        else:
+            self._notifier.status(status)
 
     # -- sources
 
@@ -221,10 +225,9 @@ class Loop:
     def _watch(self, wanted: WatchList, now: float) -> None:
         """From now on what the last pass asked for."""
         self._list = wanted
-        if self._rules and wanted.generation and wanted.generation == self._rules.generation:
-            self._rules_changed(now)  # what waits to be read is the pass's own doing, too
-            if wanted.generation == self._rules.generation:
-                self._schedule.forget("ruleset")
+        self._rules_changed(now)  # what waits to be read may be the pass's own doing
+        if self._rules and wanted.generation == self._rules.generation:
+            self._schedule.forget("ruleset")
         self._changers = {who: made for who, made in self._changers.items() if made > wanted.generation}
         if self._inotify:
             self._inotify.watch((*wanted.directories, *(_LOCK if wanted.legacy else ())))
@@ -251,8 +254,8 @@ class Loop:
             except ProcessLookupError:
                 self._exited(now)
                 continue
-            except OSError as error:
-                self._missing["sshd"] = str(error.strerror)
+            except (OSError, AttributeError) as error:  # a kernel before 5.3, or a Python made for one
+                self._missing["sshd"] = str(error)
                 continue
             self._pidfds[pid] = descriptor
             self._missing.pop("sshd", None)

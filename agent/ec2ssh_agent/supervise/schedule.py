@@ -60,9 +60,9 @@ class Schedule:
         return min((*(self._when(name) for name in self._stale), self._timer, self._again))
 
     def _when(self, reason: str) -> float:
-        if reason in _FREE:
-            return self._stale[reason].first
         event = self._stale[reason]
+        if reason in _FREE:
+            return event.first + event.delay
         settled = event.first + event.delay if event.delay else min(self._last + QUIET, self._first + BURST)
         wait = min(max(0.0, -self._balance / SHARE), LONGEST)
         return max(settled, self._balance_at + wait, self._events_not_before)
@@ -99,7 +99,7 @@ class Schedule:
         self._events_not_before = now + min(wait, _EVENT_LONGEST)
         self._timer = min(self._timer, now + min(wait, _RETRY_LONGEST))
         for reason in reasons:
-            if reason not in _FREE:
+            if reason not in ("timer", "verify"):
                 self._stale.setdefault(reason, _Stale(now, min(wait, _RETRY_LONGEST)))
 
     def _debit(self, now: float, cost: float) -> None:

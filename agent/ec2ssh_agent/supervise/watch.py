@@ -54,6 +54,7 @@ def default(config_path: str) -> WatchList:
             ("/etc", ("hosts.allow", "hosts.deny"), "wrappers"),
             ("/etc", ("nologin",), "nologin"),
             ("/run", ("nologin",), "nologin"),
+            ("/run", ("sshd",), "sshd-config"),
             ("/run/ec2ssh-agent", ("request",), "request"),
             ("/etc/ufw", (), "ufw"),
             ("/etc/firewalld", (), "firewalld"),
