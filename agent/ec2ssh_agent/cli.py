@@ -165,8 +165,11 @@ def _reach_command(arguments: argparse.Namespace) -> int:
     from . import reach_command
 
     document = reach_command.answer(_host(arguments), arguments, lambda: _config(arguments))
-    # On one line: to indent a megabyte of prefixes takes longer than to find them.
-    sys.stdout.write(json.dumps(document) + "\n" if arguments.json else reach_command.render(document, **_page()))
+    if arguments.json:
+        sys.stdout.writelines(reach_command.written(document))
+        print()
+    else:
+        sys.stdout.write(reach_command.render(document, **_page()))
     return reach_command.exit_status(document, arguments)
 
 

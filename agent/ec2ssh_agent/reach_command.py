@@ -1,11 +1,11 @@
-"""The command `reach`: the question, the analysis, and the document of contracts.md (`ec2ssh-agent.reach/1`)."""
+"""The command `reach`: the question, the analysis, and what of it is shown (contracts.md, "reach")."""
 
 from __future__ import annotations
 
 import argparse
 import gc
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from . import reach, reach_files
 from .config import Config
@@ -17,10 +17,8 @@ from .reach.ruleset import Family, Ruleset
 from .reach_files import Asked, Decisions
 
 
-class Document(dict[str, Any]):
-    """The JSON document, and what it is made from, which the page shows. Without --json it is left empty: to write out
-    ten thousand rules' prefixes takes longer than all the rest.
-    """
+class Document(NamedTuple):
+    """What the page and the JSON are made from."""
 
     reach: Reach
     traces: tuple[Trace, ...]
@@ -36,12 +34,13 @@ def answer(host: Host, arguments: argparse.Namespace, config_of: Callable[[], Co
     sources = [_source(text) for text in arguments.__dict__["from"]]
     live = not reach_files.named(arguments)
     try:
-        document = _document(_asked(host, arguments, config_of, live), arguments, sources)
+        asked = _asked(host, arguments, config_of, live)
+        # A path alone needs no answer for everybody.
+        found = _analysed(asked) if arguments.json or not sources else Reach((), _unseen(asked))
+        return Document(found, _traces(asked, sources), live)
     except reach.AnalysisError as error:
         # Neither "uncertain" nor "nobody": such rules cannot be in a kernel.
         raise reach_files.InputError(str(error), 3 if live else 65) from error
-    document.live = live
-    return document
 
 
 def _asked(host: Host, arguments: argparse.Namespace, config_of: Callable[[], Config], live: bool) -> Asked:
@@ -52,14 +51,8 @@ def _asked(host: Host, arguments: argparse.Namespace, config_of: Callable[[], Co
     return reach_live.ask(host, arguments, config_of())
 
 
-def _document(asked: Asked, arguments: argparse.Namespace, sources: list[tuple[Family, int]]) -> Document:
-    unseen = tuple(item for question in asked.questions for item in question.unseen)
-    document = Document()
-    document.reach = _analysed(asked) if arguments.json or not sources else Reach((), unseen)
-    document.traces = _traces(asked, sources)
-    if arguments.json:
-        document.update(reach.to_json(document.reach, document.traces))
-    return document
+def _unseen(asked: Asked) -> tuple[tuple[str, Family, str], ...]:
+    return tuple(item for question in asked.questions for item in question.unseen)
 
 
 def _source(text: str) -> tuple[Family, int]:
@@ -95,6 +88,13 @@ def _traced(question: Question, ruleset: Ruleset, decisions: Decisions, *, famil
         for local in link.addresses
         if local.family is family
     ]
+
+
+def written(document: Document) -> Iterator[str]:
+    """The JSON document, in pieces."""
+    from . import reach_json
+
+    return reach_json.pieces(document.reach, document.traces)
 
 
 def render(document: Document, *, width: int, colour: bool) -> str:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import jsonschema
 import pytest
 
-from ec2ssh_agent.reach import addresses
+from ec2ssh_agent import reach_json
+from ec2ssh_agent.reach import addresses, to_json
+from ec2ssh_agent.reach.question import Answer, Deciding, Neighbours, Outcome, Reach, Trace
 from ec2ssh_agent.reach.ruleset import Family
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +122,17 @@ def test_the_lists_part_the_whole_space(office: Path) -> None:
         for sources in answer["sources"].values():
             whole = addresses.normal(addresses.parse_cidr(source)[1] for source in sources)
             assert list(addresses.cidrs(whole, family)) == sources
+
+
+def test_the_text_in_pieces_is_the_document() -> None:
+    ranges = tuple((place * 7, place * 7 + 3) for place in range(5_000))
+    rule = Deciding(Outcome.TIMEOUT, (Outcome.TIMEOUT,), False, ranges, "syn", text='"sources": [] "', table="ip x")
+    sources = tuple((outcome, ranges if outcome is Outcome.TIMEOUT else ()) for outcome in Outcome)
+    answer = Answer("eth0", Family.IPV4, (5, 6), 22, sources, Neighbours(True, (rule,)), (rule, rule))
+    trace = Trace(1, Family.IPV4, 5, "eth0", 22, Outcome.TIMEOUT, (Outcome.TIMEOUT,), False, ())
+    for made in (Reach(()), Reach((answer, answer), (("eth1", Family.IPV6, "no address"),))):
+        for traces in ((), (trace,)):
+            assert json.loads("".join(reach_json.pieces(made, traces))) == to_json(made, traces)
 
 
 def test_the_question_can_be_another(tmp_path: Path) -> None:

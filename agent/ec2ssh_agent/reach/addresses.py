@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from .ruleset import Family, Ranges
 
 BITS = {Family.IPV4: 32, Family.IPV6: 128}
+#: What follows the address of a prefix, by the binary logarithm of its size.
+_SUFFIXES = {family: ("", *(f"/{bits - place}" for place in range(1, bits + 1))) for family, bits in BITS.items()}
 SPACE: dict[Family, Ranges] = {family: ((0, (1 << bits) - 1),) for family, bits in BITS.items()}
 
 
@@ -164,7 +166,7 @@ def format_address(address: int, family: Family) -> str:
 def cidrs(ranges: Ranges, family: Family) -> tuple[str, ...]:
     """The minimal sorted list of prefixes that cover just `ranges`. A single address has no `/32`."""
     bits = BITS[family]
-    suffixes = [f"/{bits - place}" if place else "" for place in range(bits + 1)]
+    suffixes = _SUFFIXES[family]
     out = []
     for low, high in ranges:
         while low <= high:
