@@ -88,7 +88,7 @@ def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Opt
     if done.records:
         # What the repair left is what is true now, and the next baseline.
         done = done._replace(memory=learn.after(host, config, done.memory, done.look.facts, done.look.assessment))
-    passes.keep(host, done)
+    done = passes.keep(host, done)
     notes += [f"not watched: {text}" for text in wake.missing]
     if wake.trouble:
         notes.append(f"{wake.crashes} passes in a row failed: {wake.trouble}")
@@ -106,7 +106,7 @@ def _mend(host: Host, config: Config, remembered: memory.Memory, now: passes.Loo
     )
     if done.records or done.again is None or done.again > _NAP or channel.stopping():
         return done
-    memory.save(host, done.memory)
+    done = passes.keep(host, done)
     host.sleep(done.again)
     again = passes.look(host, config, done.memory)
     remembered = learn.after(host, config, done.memory, again.facts, again.assessment)

@@ -62,8 +62,12 @@ def diagnose(facts: Facts, reach: Reach, config: Config, *, baseline: Baseline) 
 
 
 def admitted(answer: Answer) -> Ranges:
-    """Who gets in, or may: uncertain is never taken for shut."""
-    return addresses.union(answer.of(Outcome.CONNECTED), answer.of(Outcome.UNCERTAIN))
+    """Who gets in, or may: what may be open is never taken for shut."""
+    found = answer.of(Outcome.CONNECTED)
+    for rule in answer.rules:
+        if rule.outcome is Outcome.UNCERTAIN and Outcome.CONNECTED in rule.possible:
+            found = addresses.union(found, rule.sources)
+    return found
 
 
 def possible(answer: Answer) -> Ranges:
@@ -82,9 +86,14 @@ def blockers(answer: Answer, wanted: Ranges, backends: frozenset[Backend]) -> tu
         for rule in answer.rules
         if rule.table is not None
         and rule.backend in backends
-        and rule.outcome in _SYMPTOMS
+        and shut(rule)
         and addresses.intersect(rule.sources, wanted)
     )
+
+
+def shut(rule: Deciding) -> bool:
+    """Whether nobody of its sources gets in, even where it is uncertain how they are refused."""
+    return rule.outcome in _SYMPTOMS or rule.outcome is Outcome.UNCERTAIN and Outcome.CONNECTED not in rule.possible
 
 
 def _gaps(reach: Reach, config: Config, baseline: Baseline) -> Iterator[Gap]:
@@ -138,7 +147,7 @@ def _closed_ways(gaps: tuple[Gap, ...]) -> Iterator[Finding]:
 
 
 def _firewall(gap: Gap, walls: tuple[Deciding, ...]) -> Finding:
-    weight = {o: sum(_count(rule.sources) for rule in walls if rule.outcome is o) for o in _SYMPTOMS}
+    weight = {o: sum(_count(rule.sources) for rule in walls if o in rule.possible) for o in _SYMPTOMS}
     outcome = max(weight, key=lambda item: weight[item])
     direction = "answers to" if all(rule.stage == "reply" for rule in walls) else "connections from"
     who = ", ".join(addresses.cidrs(gap.wanted, gap.family)) if len(gap.wanted) <= 2 else "the clients"
@@ -335,9 +344,10 @@ def _listen_text(family: Family, address: int, port: int) -> str:
 def _reach_notes(reach: Reach, config: Config, baseline: Baseline) -> Iterator[Finding]:
     for answer in reach.answers:
         subject = f"{answer.interface}/{answer.family.value}"
-        sure, may = answer.of(Outcome.CONNECTED), answer.of(Outcome.UNCERTAIN)
+        sure = answer.of(Outcome.CONNECTED)
+        may = addresses.subtract(admitted(answer), sure)
         if may:
-            rules = [rule for rule in answer.rules if rule.outcome is Outcome.UNCERTAIN]
+            rules = [rule for rule in answer.rules if rule.outcome is Outcome.UNCERTAIN and not shut(rule)]
             who = "anybody gets in" if not sure else "some get in"
             text = f"whether {who} on {answer.interface} ({answer.family.value}) cannot be told from the rules"
             yield _note("reach-uncertain", text, tuple(_rule_text(rule) for rule in rules), subject)

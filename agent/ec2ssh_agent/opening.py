@@ -65,9 +65,7 @@ def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone:
     `alone`: the gap's interface is the only external one, so that the rule need not name it.
     """
     answers = _answers(gap, reach)
-    everyone: Ranges = ()
-    for answer in answers:
-        everyone = addresses.union(everyone, possible(answer))
+    everyone = everybody(gap, rehearse)
     networks = () if not addresses.subtract(everyone, gap.wanted) else gap.wanted
     allowed = addresses.union(gap.wanted, addresses.complement(everyone, gap.family))
     for answer in answers:
@@ -96,6 +94,14 @@ def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone:
     if any(addresses.subtract(admitted(answer), allowed) for answer in answers):
         return None  # it would let in more than was asked for
     return tuple(made)
+
+
+def everybody(gap: Gap, rehearse: Rehearse) -> Ranges:
+    """All sources that would get in, or be refused by the host itself, if there were no rule."""
+    found: Ranges = ()
+    for answer in _answers(gap, rehearse(Ruleset(()))):
+        found = addresses.union(found, possible(answer))
+    return found
 
 
 def _answers(gap: Gap, reach: Reach) -> list[Answer]:

@@ -124,7 +124,11 @@ def mend(
         ladder, rung = chosen
         tried.add((ladder.finding.fault, rung.name))
         remembered = memory.attempted(remembered, ladder.finding.fault, config, host.monotonic(), by)
-        memory.save(host, remembered)
+        try:
+            memory.save(host, remembered)
+        except HostError as error:
+            advice[ladder.finding.fault] = f"nothing is done, for it could not be recorded: {error}"
+            continue
         record, now, said = _attempt(host, config, remembered, ladder, rung, now, actor=actor, busy=busy)
         advice[ladder.finding.fault] = said
         made += [record] if record else []
@@ -140,13 +144,14 @@ def _attempt(
     try:
         record = execute.apply(host, rung, finding=finding, actor=actor, note=typed.append, busy=busy)
     except StepFailed as error:
-        return None, look(host, config, remembered), f"{rung.name}: {error}; taken back"
-    after = look(host, config, remembered)
+        return None, look(host, config, remembered, probe=False), f"{rung.name}: {error}; taken back"
+    # Whether a hung sshd answers again only its banner tells; else a probe that libwrap refuses would cost seconds.
+    after = look(host, config, remembered, probe=finding.id == "sshd-hung")
     if finding.fault not in _critical(after.assessment):
         record = execute.close(host, record, State.VERIFIED)
         return record, after, f"mended by {rung.name}: " + "; ".join(typed)
     undone = execute.undo(host, record, reason="it did not help", busy=busy)
-    return undone.record, look(host, config, remembered), f"{rung.name} did not help and was taken back"
+    return undone.record, look(host, config, remembered, probe=False), f"{rung.name} did not help and was taken back"
 
 
 def _clock(host: Host) -> Clock:
@@ -186,8 +191,8 @@ def repair(host: Host, config: Config, *, dry_run: bool, allow_disable: bool) ->
         remembered = recall(host)
         now = look(host, config, remembered)
         done = mend(host, config, remembered, now, actor="command", allow_disable=allow_disable, busy=_nobody)
-        keep(host, done)
-    made = published(host, config, done._replace(notes=notes), started, document.Agent())
+        done = keep(host, done)
+    made = published(host, config, done._replace(notes=(*notes, *done.notes)), started, document.Agent())
     return made
 
 
@@ -250,14 +255,20 @@ def identity(host: Host) -> str:
 def recover(host: Host) -> tuple[str, ...]:
     """Changes that a crash left unverified are rolled back before anything else is looked at."""
     notes: list[str] = []
-    for record in execute.recover(host, note=notes.append):
-        notes.append(f"{record.id} ({record.finding}) was rolled back: the agent ended before it was verified")
+    try:
+        for record in execute.recover(host, note=notes.append):
+            notes.append(f"{record.id} ({record.finding}) was rolled back: the agent ended before it was verified")
+    except (HostError, records.BadRecord) as error:
+        notes.append(f"changes that were not verified cannot be rolled back: {error}")
     return tuple(notes)
 
 
-def keep(host: Host, done: Done) -> None:
-    """What is remembered, and the history of what was done. Raises HostError where the memory cannot be written."""
-    memory.save(host, done.memory)
+def keep(host: Host, done: Done) -> Done:
+    """What is remembered, and the history of what was done; what cannot be written is said in the notes."""
+    try:
+        memory.save(host, done.memory)
+    except HostError as error:
+        done = done._replace(notes=(*done.notes, f"what the agent remembers cannot be written: {error}"))
     for record in done.records:
         text = f"{record.fault}: {record.rung}, {record.state.value}" + (
             f" ({record.notes[-1]})" if record.notes else ""
@@ -265,6 +276,7 @@ def keep(host: Host, done: Done) -> None:
         event = {"time": publish.stamp(record.closed or record.time), "kind": "repair", "id": record.id, "text": text}
         with contextlib.suppress(HostError):  # a full disk keeps no history, and stops no repair
             publish.remember(host, event)
+    return done
 
 
 def shown_repairs(host: Host) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 from . import opening, plan_sshd
 from .assessment import Assessment, Gap
 from .config import Config
-from .diagnose import FIREWALL, possible, seen
+from .diagnose import FIREWALL, seen
 from .facts import Facts, FirewalldZone
 from .model import Finding, Severity
 from .opening import Rehearse
@@ -123,8 +123,7 @@ def _owner_rungs(gap: Gap, situation: Situation) -> Iterator[Rung]:
 
 def _networks(gap: Gap, situation: Situation) -> tuple[str, ...]:
     """The sources that an owner's rule must name; empty: everybody."""
-    answers = [a for a in situation.assessment.reach.answers if (a.interface, a.family) == (gap.interface, gap.family)]
-    if all(not addresses.subtract(possible(answer), gap.wanted) for answer in answers):
+    if not addresses.subtract(opening.everybody(gap, situation.rehearse), gap.wanted):
         return ()
     return addresses.cidrs(gap.wanted, gap.family)
 

@@ -20,6 +20,10 @@ HISTORY = f"{STATE}/history.jsonl"
 _HISTORY_CAP = 1 << 20
 
 
+SCHEMA = "ec2ssh-agent.status/1"
+_KEYS = {"schema", "agent", "health", "findings", "reach", "repairs", "ssh", "firewall", "updated", "valid_until"}
+
+
 class NoDaemon(AgentError):
     exit_status = 3
 
@@ -67,8 +71,10 @@ def latest(host: Host) -> tuple[Document, Optional[str]]:
             document = json.loads(host.read(f"{RUN}/{name}", cap=64 << 20))
         except (NotFound, Denied):
             continue
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise NoDaemon(f"{RUN}/{name} is not JSON: {error}") from error
+        if not isinstance(document, dict) or not _KEYS <= set(document) or document["schema"] != SCHEMA:
+            raise NoDaemon(f"{RUN}/{name} is not a status of this agent; `ec2ssh-agent check` looks now")
         return document, age(document, stamp(host.now())) or _dead(host, document)
     raise NoDaemon("no daemon has looked yet (is ec2ssh-agent.service running?); `ec2ssh-agent check` looks now")
 

@@ -1,0 +1,155 @@
+"""Everything broken at once, garbage where files should be, nothing where programs should be, kills at bad moments."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from daemon import findings, status, wait_baseline, wait_daemon
+from harness import SERVER6, Instance, boot, wait_for
+
+CONFIG = """\
+[repair]
+settle = 0s
+baseline_after = 1s
+max_attempts = 20
+"""
+
+
+def test_all_at_once() -> None:
+    """sshd's configuration and keys, both firewalls, raw and OUTPUT, libwrap: in one go, from a baseline."""
+    with boot(config=CONFIG) as made:
+        wait_baseline(made)
+        made.run(
+            "rm /etc/ssh/ssh_host_*; echo 'Bogus yes' >> /etc/ssh/sshd_config; echo 'ALL: ALL' > /etc/hosts.deny;"
+            "iptables -P INPUT DROP; iptables -t raw -A PREROUTING -p tcp --dport 22 -j DROP;"
+            "iptables-legacy -A INPUT -p tcp --dport 22 -j REJECT; iptables -A OUTPUT -p tcp --sport 22 -j DROP;"
+            "ip6tables -P INPUT DROP; nft 'table inet mine { chain input { type filter hook input priority 5;"
+            " tcp dport 22 drop; }; }'; systemctl stop ssh.service"
+        )
+        made.client.wait_ssh(60)
+        made.client.wait_ssh(60, to=SERVER6)
+        assert made.client.ssh().ok and made.client.ssh(to=SERVER6).ok
+        wait_for("health", lambda: made.agent("status").code in (0, 1), 30)
+
+
+def test_a_killed_sshd_is_systemds_and_comes_back_no_later() -> None:
+    with boot(config=CONFIG) as made:
+        wait_baseline(made)
+        made.run("kill -9 $(systemctl show -P MainPID ssh.service)")
+        made.client.wait_ssh(30)
+        assert made.client.ssh().ok
+        assert made.run("systemctl show -P NRestarts ssh.service").out.strip() == "1"
+
+
+def test_a_missing_privilege_separation_directory_is_made() -> None:
+    """sshd runs on, and ends each login: the banner still comes."""
+    with boot(config=CONFIG) as made:
+        wait_baseline(made)
+        made.run("rmdir /run/sshd")
+        wait_for("the repair", lambda: bool(status(made)["repairs"]) and made.client.ssh().ok, 60)
+        assert status(made)["repairs"][0]["finding"] == "privsep-missing"
+        assert made.run("stat -c %a:%u /run/sshd").out.strip() == "755:0"
+
+
+GARBAGE = {
+    "binary hosts.deny": "head -c 20000 /dev/urandom > /etc/hosts.deny",
+    "hosts.deny is a directory": "rm -f /etc/hosts.deny; mkdir /etc/hosts.deny",
+    "10 MB of sshd_config": "rmdir /etc/hosts.deny; cp /etc/ssh/sshd_config /root/; yes '# comment' | head -c 10000000 >> /etc/ssh/sshd_config",
+    "no iptables": "cp /root/sshd_config /etc/ssh/; for f in /usr/sbin/*tables*; do mv $f /root/; done",
+    "no nft either": "mv /usr/sbin/nft /root/",
+    "no sshd": "mv /root/*tables* /root/nft /usr/sbin/; mv /usr/sbin/sshd /root/",
+    "no D-Bus": "mv /root/sshd /usr/sbin/; systemctl stop dbus.socket dbus.service; rm -f /run/dbus/system_bus_socket",
+    "no /etc/passwd": "mv /etc/passwd /root/",
+    "garbage in its own state": "mv /root/passwd /etc/; head -c 999 /dev/urandom > /var/lib/ec2ssh-agent/state.json",
+    "garbage in its records": "mkdir -p /var/lib/ec2ssh-agent/changes/20260101T000000-abcd;"
+    " head -c 999 /dev/urandom > /var/lib/ec2ssh-agent/changes/20260101T000000-abcd/record.json",
+    "garbage in its status": "head -c 999 /dev/urandom > /run/ec2ssh-agent/status.json;"
+    " echo '[]' > /run/ec2ssh-agent/detail.json",
+}  # fmt: skip
+COMMANDS = ("status", "check", "repair --dry-run", "repair", "undo --list", "history", "reach", "explain timeout")
+
+
+def no_traceback(made: Instance, command: str, name: str, *, user: str = "") -> int:
+    done = made.run(f"{user} ec2ssh-agent {command}", check=False, deadline=60)
+    assert "Traceback" not in done.out + done.err, f"{name}: {command}\n{done.err}"
+    assert done.code in (0, 1, 2, 3, 64, 78), f"{name}: {command}: exit status {done.code}"
+    if done.code >= 64 or not done.out:
+        assert len(done.err.splitlines()) == 1, f"{name}: {command}: {done.err}"
+    return done.code
+
+
+def test_garbage_gives_a_finding_or_a_line_and_never_a_traceback() -> None:
+    with boot(config="[repair]\nmode = off\n") as made:
+        wait_daemon(made)
+        for name, breaks in GARBAGE.items():
+            made.run(breaks)
+            for command in COMMANDS:
+                no_traceback(made, command, name)
+        assert "Traceback" not in made.journal("-u", "ec2ssh-agent.service")
+
+
+def test_an_ordinary_user_reads_the_status_and_nothing_else() -> None:
+    with boot(config=CONFIG) as made:
+        wait_daemon(made)
+        user = "setpriv --reuid 1234 --regid 1234 --clear-groups"
+        assert no_traceback(made, "status", "user", user=user) == 0
+        assert no_traceback(made, "check", "user", user=user) in (0, 1, 3)
+        for command in ("repair", "undo", "pause 1h", "resume", "purge", "prepare-image"):
+            done = made.run(f"{user} ec2ssh-agent {command}", check=False)
+            assert done.code not in (0, 1) and "Traceback" not in done.err, (command, done)
+        shown = made.run(f"{user} ec2ssh-agent status --json").out
+        assert "sources" not in json.loads(shown)["reach"]["answers"][0]
+
+
+def test_a_full_disk_stops_no_report_and_leaves_nothing_half_written() -> None:
+    with boot(config=CONFIG) as made:
+        wait_baseline(made)
+        state = "/var/lib/ec2ssh-agent"
+        made.run(
+            f"cp -a {state} /root/state; mount -t tmpfs -o size=256k,mode=0755 none {state}; cp -a /root/state/. {state}/;"
+            f"dd if=/dev/zero of={state}/full status=none || true"
+        )
+        before = made.snapshot()
+        made.run("iptables -A INPUT -p tcp --dport 22 -j DROP")
+        wait_for("the finding", lambda: "firewall-drop" in findings(made), 30)
+        # No record, no repair: what cannot be taken back is not done.
+        no_traceback(made, "repair", "full disk")
+        assert "ec2ssh-agent" not in made.run("iptables-save").out
+        made.run("rm /var/lib/ec2ssh-agent/full; umount /var/lib/ec2ssh-agent")
+        made.run("systemctl kill -s USR1 --kill-whom=main ec2ssh-agent.service")
+        made.client.wait_ssh(30)
+        made.run("iptables -D INPUT -p tcp --dport 22 -j DROP")
+        wait_for("the withdrawal", lambda: "ec2ssh-agent" not in made.run("iptables-save").out, 60)
+        lines = [line for line in Instance.diff(before, made.snapshot()) if not re.match(r"\d{4}: ", line)]
+        assert not lines, "\n".join(lines)
+
+
+@pytest.mark.parametrize("owner", ["ufw", "firewalld", "rules"])
+def test_the_agent_is_stopped_or_killed_while_an_owners_tool_is_at_work(owner: str) -> None:
+    """SSH and the owner's state end as before or as repaired, and SSH works in the end."""
+    breaks = {
+        "ufw": "ufw --force enable",
+        "firewalld": "systemctl start firewalld.service; firewall-cmd -q --permanent --remove-service=ssh; firewall-cmd -q --reload",
+        "rules": "iptables -P INPUT DROP",
+    }
+    heals = {
+        "ufw": "ufw --force disable; for f in user user6; do cp /root/ufw/$f.rules /etc/ufw/; done",
+        "firewalld": "rm -f /etc/firewalld/zones/*; systemctl restart firewalld.service",
+        "rules": "iptables -P INPUT ACCEPT; iptables -F INPUT",
+    }
+    with boot(config=CONFIG) as made:
+        made.run("cp -a /etc/ufw /root/ufw")
+        wait_baseline(made)
+        for signal, delay in (("TERM", 0.1), ("KILL", 0.1), ("KILL", 0.3), ("TERM", 0.5)):
+            made.run(f"{breaks[owner]}; sleep {delay}; systemctl kill -s {signal} ec2ssh-agent.service")
+            wait_for("its end", lambda: "active" != made.run("systemctl is-active ec2ssh-agent.service", check=False).out.strip(), 60)
+            made.run("systemctl reset-failed ec2ssh-agent.service; systemctl start ec2ssh-agent.service", check=False)
+            made.client.wait_ssh(60)
+            if owner == "ufw":
+                assert "ENABLED=yes" in made.read("/etc/ufw/ufw.conf")
+            wait_for("closed records", lambda: not made.run("ls /var/lib/ec2ssh-agent/open").out, 30)
+            made.run(heals[owner])
+            made.agent("resume")
+            made.client.wait_ssh(60)
