@@ -151,7 +151,7 @@ class Address(NamedTuple):
 
 class Interface(NamedTuple):
     name: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of it
     up: bool
     carrier: bool
     kind: str = ""  # IFLA_INFO_KIND: veth, bridge, wireguard, ...

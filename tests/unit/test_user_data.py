@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import email
+import email.message
 import subprocess
 
 from ec2ssh_agent import user_data
@@ -25,8 +25,9 @@ def test_it_is_a_multipart_of_a_cloud_config_and_a_script() -> None:
     message = email.message_from_string(text)
     parts = message.get_payload()
     assert isinstance(parts, list)
-    assert [part.get_content_type() for part in parts] == ["text/cloud-config", "text/x-shellscript"]
-    bodies = [part.get_payload() for part in parts]
+    messages = [part for part in parts if isinstance(part, email.message.Message)]
+    assert [part.get_content_type() for part in messages] == ["text/cloud-config", "text/x-shellscript"]
+    bodies = [part.get_payload() for part in messages]
     assert bodies[0] == "#cloud-config\ncloud_final_modules:\n- [scripts-user, always]\n"
     assert str(bodies[1]).startswith("#!/bin/sh\n")
     assert text.isascii() and len(text) < 16384
