@@ -144,8 +144,14 @@ class Loop:
         )
         self._changers = {}
         if self._look:
-            self._look.remember()
-        self._pass = Pass(self._worker, self._config_path, self._root, wake=wake, now=now, deadline=self._list.deadline)
+            with self._source("listener"):
+                self._look.remember()
+        deadline = self._list.deadline
+        try:
+            self._pass = Pass(self._worker, self._config_path, self._root, wake=wake, now=now, deadline=deadline)
+        except OSError as error:
+            self._failed(wake, f"no pass could be started: {error.strerror}", cost=0.0, now=now)
+            return
         self._on(self._pass.fileno(), self._hear)
 
     def _hear(self, now: float) -> None:
@@ -277,8 +283,8 @@ class Loop:
 
     def _rules_changed(self, now: float) -> None:
         found: list[Generation] = []
-        with self._source("ruleset"):
-            if self._rules:
+        if self._rules:
+            with self._source("ruleset"):
                 found = self._rules.read()
         for made in found:
             self._schedule.stale("ruleset", now)
@@ -289,9 +295,10 @@ class Loop:
             del self._changers[next(iter(self._changers))]
 
     def _network_changed(self, now: float) -> None:
-        with self._source("network"):
-            if self._network and self._network.read():
-                self._schedule.stale("network", now)
+        if self._network:
+            with self._source("network"):
+                if self._network.read():
+                    self._schedule.stale("network", now)
 
     def _files_changed(self, now: float) -> None:
         for reason in self._inotify.read() if self._inotify else ():

@@ -48,6 +48,9 @@ class Pass:
             self.pid = os.fork()
             if not self.pid:
                 be_worker(end, worker, config_path, root, wake)
+        except OSError:
+            os.close(self._pipe)
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(end)
