@@ -10,7 +10,7 @@ from .reach.ruleset import Family, Ranges
 
 
 class Gap(NamedTuple):
-    """Sources that ought to connect and surely do not. `blockers`: the deciding rules of the firewall, or of libwrap."""
+    """Sources that ought to connect and surely do not. `blockers`: the rules of the firewall or libwrap that decide."""
 
     interface: str
     family: Family

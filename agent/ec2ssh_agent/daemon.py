@@ -38,7 +38,7 @@ def worker(config_path: str, root: str, wake: Wake) -> WatchList:
 
 
 def configuration(host: Host, path: str) -> tuple[Config, Optional[Finding]]:
-    """The configuration; or, where it is wrong, the last good one, or having none one that repairs nothing, and a finding."""
+    """The configuration; where it is wrong, the last good one (or one that repairs nothing), and a finding."""
     try:
         config = load(host, path, must_exist=path != FILE)
     except ConfigError as error:
@@ -102,12 +102,21 @@ def _mend(host: Host, config: Config, remembered: memory.Memory, now: passes.Loo
     """Repairs; a fault that has to settle for a moment only is waited for, and looked at again."""
     by = tuple(f"{program} (pid {pid})" for pid, program in wake.by)
     done = passes.mend(
-        host, config, remembered, now, actor="daemon", allow_disable=False, busy=channel.busy, stopping=channel.stopping, by=by
+        host,
+        config,
+        remembered,
+        now,
+        actor="daemon",
+        allow_disable=False,
+        busy=channel.busy,
+        stopping=channel.stopping,
+        by=by,
     )
-    if done.records or done.again is None or done.again > _NAP or channel.stopping():
+    nap = done.again
+    if done.records or nap is None or nap > _NAP or channel.stopping():
         return done
     done = passes.keep(host, done)
-    host.sleep(done.again)
+    host.sleep(nap)
     again = passes.look(host, config, done.memory)
     remembered = learn.after(host, config, done.memory, again.facts, again.assessment)
     return passes.mend(

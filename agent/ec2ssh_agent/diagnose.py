@@ -290,7 +290,9 @@ def _running(look: _Look, facts: Facts, reach: Reach) -> Iterator[Finding]:
 
 def _wrapped(reach: Reach) -> bool:
     """Whether libwrap refuses somebody: it sleeps before it closes, and the probe may be among them."""
-    return any(rule.stage == "wrappers" and rule.outcome is not Outcome.CONNECTED for a in reach.answers for rule in a.rules)
+    return any(
+        rule.stage == "wrappers" and rule.outcome is not Outcome.CONNECTED for a in reach.answers for rule in a.rules
+    )
 
 
 def _on_demand(look: _Look) -> bool:

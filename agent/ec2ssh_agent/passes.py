@@ -1,4 +1,4 @@
-"""The pass: observe → diagnose → plan → repair → observe again → publish. The daemon's worker and the commands make the same.
+"""The pass: observe → diagnose → plan → repair → observe again → publish. The daemon and the commands make the same.
 
     look      the facts, the analysis, the verdict
     mend      while something critical has an untried rung: apply, look again, keep it if the fault is gone, else undo
@@ -218,9 +218,7 @@ def _rehearsed(ladder: Ladder) -> Document:
         "finding": ladder.finding.id,
         "summary": ladder.finding.summary,
         "withheld": ladder.withheld,
-        "rungs": [
-            {"name": rung.name, "why": rung.why, "commands": _typed(rung)} for rung in ladder.rungs
-        ],
+        "rungs": [{"name": rung.name, "why": rung.why, "commands": _typed(rung)} for rung in ladder.rungs],
     }
 
 

@@ -53,7 +53,9 @@ def plan(situation: Situation) -> tuple[Ladder, ...]:
     ladders: list[Ladder] = []
     for finding in situation.assessment.findings:
         if finding.severity is Severity.CRITICAL:
-            opened = [ladder.finding.subject for ladder in ladders if ladder.rungs and _of_first_boot(ladder, situation)]
+            opened = [
+                ladder.finding.subject for ladder in ladders if ladder.rungs and _of_first_boot(ladder, situation)
+            ]
             made = _ladder(finding, situation)
             if opened and _of_first_boot(made, situation):
                 made = Ladder(finding, withheld=f"one way in is enough as long as nobody got in before: {opened[0]}")

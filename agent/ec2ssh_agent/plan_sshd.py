@@ -1,6 +1,6 @@
 """What mends sshd itself: the document's step 2, and with `[repair] sshd = restore` what keeps it from starting. Pure.
 
-One rung mends one cause: after a key is made or a file put back, the next look finds sshd not running, and starts it."""
+One rung mends one cause: after a key is made or a file put back, the next look finds that sshd does not run."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def _rung(name: str, why: str, steps: tuple[Step, ...]) -> Rung:
 def _chosen(facts: Facts) -> Optional[UnitState]:
     """The unit that is enabled: ssh.socket or ssh.service; of two the service; of none the service."""
     service, socket = seen(facts.sshd.unit), seen(facts.sshd.socket_unit)
-    if socket and socket.load == "loaded" and socket.file_state.startswith("enabled"):
-        if not (service and service.file_state.startswith("enabled")):
-            return socket
+    by_socket = socket and socket.load == "loaded" and socket.file_state.startswith("enabled")
+    if by_socket and not (service and service.file_state.startswith("enabled")):
+        return socket
     return service if service and service.load == "loaded" else socket
 
 
@@ -121,8 +121,8 @@ def _configuration(
         return Ladder(finding, withheld=f"{fixed[0]} is immutable (chattr +i): somebody closed it on purpose")
     new = sorted(set(current) - set(known_good)) if known_good else []
     emptied = tuple(Write(path, b"", f"truncate -s 0 {path}  # new since SSH was healthy") for path in new)
-    # A configuration that does not parse is put back first; that sshd does not run is then a finding, and a rung, of its
-    # own. One that listens in the wrong place takes effect only by a restart.
+    # A configuration that does not parse is put back first; that sshd does not run is then a finding of its own, with a
+    # rung of its own. One that listens in the wrong place takes effect only by a restart.
     start = (_start(facts),) if finding.id == "sshd-not-listening-outside" else ()
     rungs = []
     if writes:

@@ -1,4 +1,4 @@
-"""When the agent keeps its hands off, as far as it hangs on time and history; what hangs on facts alone is plan.py's."""
+"""When the agent keeps its hands off, as far as time and history go; what hangs on facts alone is plan.py's."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a pass leaves for others to read: status.json, detail.json, metrics.prom, history.jsonl.
 
-A failing disk must not stop a repair: what cannot be written is said in the document's notes and on stderr, once a pass.
+A failing disk must not stop a repair: what cannot be written is said on stderr, once a pass.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def latest(host: Host) -> tuple[Document, Optional[str]]:
             continue
         except (ValueError, RecursionError) as error:
             raise NoDaemon(f"{RUN}/{name} is not JSON: {error}") from error
-        if not isinstance(document, dict) or not _KEYS <= set(document) or document["schema"] != SCHEMA:
+        if not isinstance(document, dict) or not set(document) >= _KEYS or document["schema"] != SCHEMA:
             raise NoDaemon(f"{RUN}/{name} is not a status of this agent; `ec2ssh-agent check` looks now")
         return document, age(document, stamp(host.now())) or _dead(host, document)
     raise NoDaemon("no daemon has looked yet (is ec2ssh-agent.service running?); `ec2ssh-agent check` looks now")
@@ -104,7 +104,7 @@ def remember(host: Host, event: Mapping[str, Any]) -> None:
 
 
 def history(host: Host) -> Document:
-    """All events, newest first. A line that is not JSON (a crash while it was written) is left out. Raises HostError."""
+    """All events, newest first, without lines that are not JSON (a crash while one was written). Raises HostError."""
     events = []
     try:
         content = host.read(HISTORY, cap=8 << 20)

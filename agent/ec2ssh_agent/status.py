@@ -176,7 +176,7 @@ def _notes(page: _Page, document: Mapping[str, Any]) -> None:
     listeners = some(ssh.get("listeners") or [], 4) or "nobody listens"
     page.say(f"sshd: {ssh.get('unit') or 'no unit'}, port {ssh.get('port')}, {listeners}", 0, 6)
     page.say(
-        f"firewall: {firewall.get('owner') or 'nobody owns it'} ({', '.join(firewall.get('backends', ())) or 'no rules'})"
+        f"firewall: {firewall.get('owner') or 'nobody owns it'} ({some(firewall.get('backends') or ['no rules'])})"
     )
     for key, value in document.get("circuit", {}).items():
         page.say(f"{key}: {value}", 0, 2)

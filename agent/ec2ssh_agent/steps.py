@@ -23,8 +23,9 @@ COMMENT = f"ec2ssh-agent:{CHANGE}"
 class Run(NamedTuple):
     """Commands of whoever owns the thing, and those that take them back.
 
-    `files` are what the tool writes: their bytes are saved before. After the inverse they must be what they were, or they
-    are written back and `reload` is run. `owner` names the tool whose runs are never cut short: ufw, firewalld, systemd.
+    `files` are what the tool writes: their bytes are saved before. After the inverse they must be what they were, or
+    they are written back and `reload` is run. `owner` names the tool, whose runs are never cut short: ufw, firewalld,
+    systemd.
     """
 
     commands: tuple[Argv, ...]
@@ -82,8 +83,8 @@ class HostKeys(NamedTuple):
 class Disable(NamedTuple):
     """The document's second form: policies ACCEPT, then the filter tables flushed, the owner switched off.
 
-    The inverse restores the filter tables as saved (`tools` are the iptables commands: iptables, ip6tables, their legacy
-    forms) and switches the owner on again. `nft` tables (family, name) that filter are emptied the same way.
+    The inverse restores the filter tables as saved (`tools` are the iptables commands: iptables, ip6tables, their
+    legacy forms) and switches the owner on again. `nft` tables (family, name) that filter are emptied the same way.
     """
 
     tools: tuple[str, ...]
@@ -95,7 +96,7 @@ Step = Union[Run, Insert, Write, Mode, Directory, HostKeys, Disable]
 
 
 class Rung(NamedTuple):
-    """One attempt: its steps are made together, verified together, undone together. `name` is stable: what was tried."""
+    """One attempt: its steps are made together, verified together, undone together. `name`: what was tried."""
 
     name: str
     why: str

@@ -1,7 +1,7 @@
 """Self-withdrawal: once the ruleset is healthy without a rule of the agent's, the rule is taken out again.
 
-The model is asked first: the ruleset without the rule must leave nobody out who got in before. Openings through an owner
-(ufw, firewalld) are the owner's from then on and stay.
+The model is asked first: the ruleset without the rule must leave nobody out who got in before. Openings through an
+owner (ufw, firewalld) are the owner's from then on and stay.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ _QUIET = 3.0  # seconds since the repair: what made it needed may still be at wo
 def idle_openings(host: Host, config: Config, done: Done) -> Done:
     """Takes back each opening that is needed no more; at most one a pass, since each changes what the next hangs on."""
     ruleset = done.look.ruleset
-    if ruleset is None or config.repair_mode != "repair" or isinstance(done.look.facts.machine.busy, Seen) and done.look.facts.machine.busy.value:
+    if (
+        ruleset is None
+        or config.repair_mode != "repair"
+        or isinstance(done.look.facts.machine.busy, Seen)
+        and done.look.facts.machine.busy.value
+    ):
         return done
     for record in records.all(host, most=records.KEEP):
         if not _standing_opening(record, ruleset) or host.now() - record.closed < _QUIET:

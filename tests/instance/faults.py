@@ -49,7 +49,8 @@ SSHD = (
     ),
     Fault(
         "configuration-error-in-a-drop-in",
-        f"{_KEEP} echo 'PermitRootLogin perhaps' > /etc/ssh/sshd_config.d/90-new.conf; systemctl restart ssh.service || true",
+        f"{_KEEP} echo 'PermitRootLogin perhaps' > /etc/ssh/sshd_config.d/90-new.conf;"
+        " systemctl restart ssh.service || true",
         "refused",
         "sshd-config-invalid",
         _BACK,
@@ -82,6 +83,7 @@ def xtables(suffix: str) -> tuple[Fault, ...]:
     """The same through iptables-nft (suffix "") and iptables-legacy (suffix "-legacy")."""
     rule = f"iptables{suffix} -A INPUT -p tcp --dport 22"
     flush = f"iptables{suffix} -F INPUT"
+    prohibited = "-j REJECT --reject-with icmp-host-prohibited"
     name = suffix or "-nft"
     chains = "; ".join(
         (
@@ -99,7 +101,7 @@ def xtables(suffix: str) -> tuple[Fault, ...]:
         _firewall(f"iptables{name}-policy-drop", policy, "timeout", every),
         _firewall(f"iptables{name}-reject", f"{rule} -j REJECT", "refused", flush),
         _firewall(f"iptables{name}-tcp-reset", f"{rule} -j REJECT --reject-with tcp-reset", "refused", flush),
-        _firewall(f"iptables{name}-host-prohibited", f"{rule} -j REJECT --reject-with icmp-host-prohibited", "unreachable", flush),
+        _firewall(f"iptables{name}-host-prohibited", f"{rule} {prohibited}", "unreachable", flush),
         _firewall(f"iptables{name}-user-chains", chains, "timeout", every),
     )  # fmt: skip
 
@@ -173,7 +175,18 @@ UFW = (
 )
 
 _FIREWALLD_BACK = "rm -f /etc/firewalld/zones/*; systemctl restart firewalld.service"
+_RELOAD = "firewall-cmd -q --reload"
 FIREWALLD = (
-    _firewall("firewalld-zone-drop", "firewall-cmd -q --permanent --zone=drop --change-interface=eth0; firewall-cmd -q --reload", "timeout", _FIREWALLD_BACK),
-    _firewall("firewalld-ssh-removed", "firewall-cmd -q --permanent --zone=public --remove-service=ssh; firewall-cmd -q --reload", "unreachable", _FIREWALLD_BACK),
-)  # fmt: skip
+    _firewall(
+        "firewalld-zone-drop",
+        f"firewall-cmd -q --permanent --zone=drop --change-interface=eth0; {_RELOAD}",
+        "timeout",
+        _FIREWALLD_BACK,
+    ),
+    _firewall(
+        "firewalld-ssh-removed",
+        f"firewall-cmd -q --permanent --zone=public --remove-service=ssh; {_RELOAD}",
+        "unreachable",
+        _FIREWALLD_BACK,
+    ),
+)

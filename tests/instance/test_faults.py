@@ -1,14 +1,14 @@
-"""SSH is lost in every way that the document knows; a client outside gets in again without anybody touching the machine."""
+"""SSH is lost in every way that the document knows; a client gets in again without anybody touching the machine."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-import faults
 import pytest
+
+import faults
 from daemon import findings, set_mode, status, wait_baseline, wait_daemon
 from faults import Fault
 from harness import SERVER4, Instance, boot, wait_for
@@ -21,6 +21,8 @@ mode = off
 baseline_after = 1s
 max_attempts = 20
 """
+
+
 @pytest.fixture(scope="module")
 def plain() -> Iterator[Instance]:
     with boot(config=CONFIG) as made:

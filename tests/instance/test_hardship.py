@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+
 from daemon import findings, status, wait_baseline, wait_daemon
 from harness import SERVER6, Instance, boot, wait_for
 
@@ -56,7 +57,8 @@ def test_a_missing_privilege_separation_directory_is_made() -> None:
 GARBAGE = {
     "binary hosts.deny": "head -c 20000 /dev/urandom > /etc/hosts.deny",
     "hosts.deny is a directory": "rm -f /etc/hosts.deny; mkdir /etc/hosts.deny",
-    "10 MB of sshd_config": "rmdir /etc/hosts.deny; cp /etc/ssh/sshd_config /root/; yes '# comment' | head -c 10000000 >> /etc/ssh/sshd_config",
+    "10 MB of sshd_config": "rmdir /etc/hosts.deny; cp /etc/ssh/sshd_config /root/;"
+    " yes '# comment' | head -c 10000000 >> /etc/ssh/sshd_config",
     "no iptables": "cp /root/sshd_config /etc/ssh/; for f in /usr/sbin/*tables*; do mv $f /root/; done",
     "no nft either": "mv /usr/sbin/nft /root/",
     "no sshd": "mv /root/*tables* /root/nft /usr/sbin/; mv /usr/sbin/sshd /root/",
@@ -108,7 +110,8 @@ def test_a_full_disk_stops_no_report_and_leaves_nothing_half_written() -> None:
         wait_baseline(made)
         state = "/var/lib/ec2ssh-agent"
         made.run(
-            f"cp -a {state} /root/state; mount -t tmpfs -o size=256k,mode=0755 none {state}; cp -a /root/state/. {state}/;"
+            f"cp -a {state} /root/state; mount -t tmpfs -o size=256k,mode=0755 none {state};"
+            f"cp -a /root/state/. {state}/;"
             f"dd if=/dev/zero of={state}/full status=none || true"
         )
         before = made.snapshot()
@@ -131,7 +134,8 @@ def test_the_agent_is_stopped_or_killed_while_an_owners_tool_is_at_work(owner: s
     """SSH and the owner's state end as before or as repaired, and SSH works in the end."""
     breaks = {
         "ufw": "ufw --force enable",
-        "firewalld": "systemctl start firewalld.service; firewall-cmd -q --permanent --remove-service=ssh; firewall-cmd -q --reload",
+        "firewalld": "systemctl start firewalld.service; firewall-cmd -q --permanent --remove-service=ssh;"
+        " firewall-cmd -q --reload",
         "rules": "iptables -P INPUT DROP",
     }
     heals = {
@@ -144,7 +148,11 @@ def test_the_agent_is_stopped_or_killed_while_an_owners_tool_is_at_work(owner: s
         wait_baseline(made)
         for signal, delay in (("TERM", 0.1), ("KILL", 0.1), ("KILL", 0.3), ("TERM", 0.5)):
             made.run(f"{breaks[owner]}; sleep {delay}; systemctl kill -s {signal} ec2ssh-agent.service")
-            wait_for("its end", lambda: "active" != made.run("systemctl is-active ec2ssh-agent.service", check=False).out.strip(), 60)
+            wait_for(
+                "its end",
+                lambda: made.run("systemctl is-active ec2ssh-agent.service", check=False).out.strip() != "active",
+                60,
+            )
             made.run("systemctl reset-failed ec2ssh-agent.service; systemctl start ec2ssh-agent.service", check=False)
             made.client.wait_ssh(60)
             if owner == "ufw":

@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 import pytest
+
 from daemon import wait_baseline, wait_daemon
 from harness import CLIENTS4, SERVER4, SERVER6, Instance, boot, wait_for
 
@@ -61,12 +62,13 @@ iptables -A FORWARD -o docker0 -j DOCKER
 iptables -P FORWARD DROP
 """
 _WRAPPERS = "echo 'sshd: 10.0.5. [2001:db8:5::]/64' > /etc/hosts.allow; echo 'ALL: ALL' > /etc/hosts.deny"
+_UFW_OFF = "ufw --force disable"
 _SSHD = "systemctl restart ssh.service"
 
 HEALTHY = (
     Healthy("plain", "true"),
-    Healthy("ufw-allowed", "ufw allow 22/tcp; ufw --force enable", "ufw --force disable; ufw --force delete allow 22/tcp"),
-    Healthy("ufw-limited", "ufw limit 22/tcp; ufw --force enable", "ufw --force disable; ufw --force delete limit 22/tcp"),
+    Healthy("ufw-allowed", "ufw allow 22/tcp; ufw --force enable", f"{_UFW_OFF}; ufw --force delete allow 22/tcp"),
+    Healthy("ufw-limited", "ufw limit 22/tcp; ufw --force enable", f"{_UFW_OFF}; ufw --force delete limit 22/tcp"),
     Healthy("nftables", _NFT, "nft delete table inet filter"),
     Healthy("bastion", _BASTION, _OPEN),
     Healthy("fail2ban", _BAN, _OPEN),
@@ -103,7 +105,7 @@ def test_ten_passes_over_a_healthy_instance_change_nothing() -> None:
             codes = {made.agent("repair").code for _ in range(3)} | {made.agent("check").code}
             assert codes == {healthy.code}, (healthy.name, made.agent("check").out)
             made.run("systemctl start ec2ssh-agent.service")
-            wait_for("a status", lambda: made.agent("status").code == healthy.code, 30)
+            wait_for("a status", lambda code=healthy.code: made.agent("status").code == code, 30)  # type: ignore[misc]
             for _ in range(10):
                 made.run("systemctl kill -s USR1 --kill-whom=main ec2ssh-agent.service")
                 made.agent("repair")

@@ -22,6 +22,7 @@ _ON: dict[str, Argv] = {
     "ufw": ("ufw", "--force", "enable"),
     "firewalld": ("systemctl", "enable", "--now", "firewalld.service"),
 }
+_START: Argv = ("systemctl", "start", "firewalld.service")
 
 
 def _family(tool: str) -> str:
@@ -36,7 +37,7 @@ class Off:
 
     def _tables(self) -> tuple[Text, ...]:
         """Every table that is switched off, as its own tool restores it."""
-        saved = [Text(t, command(self.context, (f"{t}-save", "-t", "filter")).out) for t in self.step.tools]
+        saved = [Text(tool, scaffold.table_text(self.context, tool)) for tool in self.step.tools]
         for family, name in self.step.nft:
             saved.append(Text(f"{family} {name}", command(self.context, ("nft", "list", "table", family, name)).out))
         return tuple(saved)
@@ -46,7 +47,13 @@ class Off:
         made = tuple(
             text for tool in self._nft_tools() for text in scaffold.save(self.context, _family(tool), "filter")
         )
-        return Saved(self.host.now(), files=files, texts=(*self._tables(), *made))
+        return Saved(self.host.now(), files=files, texts=(*self._tables(), *made, *self._enabled()))
+
+    def _enabled(self) -> tuple[Text, ...]:
+        """Whether firewalld starts at boot: one that only runs is not enabled by `undo`."""
+        if self.step.owner != "firewalld":
+            return ()
+        return (Text("is-enabled", self.host.run(("systemctl", "is-enabled", "firewalld.service")).out.strip()),)
 
     def _nft_tools(self) -> tuple[str, ...]:
         return tuple(tool for tool in self.step.tools if "nf_tables" in command(self.context, (tool, "-V")).text)
@@ -75,7 +82,7 @@ class Off:
         """As `_tables`, where a table may be gone with its owner."""
         found = []
         for tool in self.step.tools:
-            found.append(Text(tool, plain(command(self.context, (f"{tool}-save", "-t", "filter")).out)))
+            found.append(Text(tool, plain(scaffold.table_text(self.context, tool))))
         for family, name in self.step.nft:
             ran = self.host.run(("nft", "list", "table", family, name), deadline=30.0)
             found.append(Text(f"{family} {name}", b"" if ran.code else plain(ran.out)))
@@ -104,12 +111,14 @@ class Off:
         unchanged = unchanged and not any(unlike(capture(self.host, file.path), file) for file in saved.files)
         if unchanged and self.step.owner != "firewalld":
             return ()
-        if self.step.owner in _ON:
+        if before.get("is-enabled", b"enabled") != b"enabled":
+            command(self.context, _START, owner=self.step.owner)
+        elif self.step.owner in _ON:
             command(self.context, _ON[self.step.owner], owner=self.step.owner)
         for file in saved.files:
             restore(self.host, file)
         for tool in self.step.tools:
-            command(self.context, (f"{tool}-restore", "-w", "5"), stdin=before[tool])
+            scaffold.put_table(self.context, tool, before[tool])
         for tool in self._nft_tools():
             family = _family(tool)
             scaffold.take_down(self.context, family, "filter", scaffold.saved(saved.texts, family, "filter"))
