@@ -115,6 +115,9 @@ class Off:
             command(self.context, _START, owner=self.step.owner)
         elif self.step.owner in _ON:
             command(self.context, _ON[self.step.owner], owner=self.step.owner)
+        if self.step.owner == "firewalld":
+            # The unit is active before its rules are loaded; this answers when they are.
+            command(self.context, ("firewall-cmd", "--state"), owner="firewalld")
         for file in saved.files:
             restore(self.host, file)
         for tool in self.step.tools:
