@@ -208,7 +208,9 @@ def _same(words: list[str], port: int, wide: tuple[str, ...]) -> bool:
 def _firewalld(gap: Gap, situation: Situation) -> Iterator[Rung]:
     firewalld = seen(situation.facts.firewalld)
     assert firewalld is not None
-    step, restart = "step 1: firewall", Run((("systemctl", "restart", "firewalld.service"),), owner="firewalld")
+    # The unit is active before its rules are loaded, when everybody gets in; `--state` answers when they are.
+    commands = (("systemctl", "restart", "firewalld.service"), ("firewall-cmd", "--state"))
+    step, restart = "step 1: firewall", Run(commands, owner="firewalld")
     if firewalld.policy_drop:
         yield Rung(
             "firewalld-restart", "a reload of firewalld failed and left its policy DROP behind", (restart,), step
