@@ -541,7 +541,11 @@ class Compiler:
             lookup = self._map(mapping(body), out, lambda data: nft_keys.value(NUMBER, nft_keys.plain(data)))
             out.append(MapMark(ct, lookup) if lookup else NEVER)
             return
-        source, keep, flip = self._linear(value)
+        try:
+            source, keep, flip = self._linear(value)
+        except NotUnderstood:
+            out.append(MapMark(ct, Lookup((), None)))  # the mark is any from here on
+            return
         if source is None:
             out.append(SetMark(ct, _ALL, flip))
         elif source == ("ct" if ct else "meta"):
@@ -559,8 +563,6 @@ class Compiler:
         if kind in ("meta", "ct") and isinstance(body, dict) and body.get("key") == "mark":
             return kind, _ALL, 0
         if kind not in ("&", "|", "^") or not isinstance(body, list) or len(body) < 2:
-            if isinstance(value, dict) and kind != "|":
-                raise NotUnderstood(f"a mark from {kind[:40]}")
             return None, 0, nft_keys.value(NUMBER, value)
         source, keep, flip = self._linear(body[0], depth + 1)
         for operand in body[1:]:

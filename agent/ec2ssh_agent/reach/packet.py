@@ -67,6 +67,7 @@ class State(NamedTuple):
     # What this connection's packets put into sets, and whether the limit that the element carries lets them go on.
     learned: frozenset[tuple[str, "Key", Optional[bool]]] = frozenset()
     recent: tuple[tuple[str, bool, int], ...] = ()  # xt_recent: list, of the remote end, hits
+    turned: bool = False  # conntrack saw one of our packets first: to it, we are the client
 
 
 class Packet(NamedTuple):
@@ -266,13 +267,15 @@ class View:
         if state.track == ESTABLISHED:
             # SEEN_REPLY and CONFIRMED; the client's first ACK makes it ASSURED (nf_conntrack_proto_tcp.c).
             status |= 10 if packet.flags in (18, 20) else 14
+        local: tuple[Value, Value] = (scene.local.address, scene.port)
+        source, destination = (local, (REMOTE, PORTS)) if state.turned else ((REMOTE, PORTS), local)
         return {
             Field.CTMARK: UNKNOWN if state.ctmark < 0 else state.ctmark,
             Field.CTSTATUS: status,
-            Field.CTDIR: 1 if packet.outbound and state.track != NEW else 0,
-            Field.CT_ORIG_SADDR: REMOTE,
-            Field.CT_ORIG_DADDR: scene.local.address,
-            Field.CT_ORIG_DPORT: scene.port,
+            Field.CTDIR: int(packet.outbound is not state.turned),
+            Field.CT_ORIG_SADDR: source[0],
+            Field.CT_ORIG_DADDR: destination[0],
+            Field.CT_ORIG_DPORT: destination[1],
             Field.CTEXPIRATION: UNKNOWN,
         }
 
@@ -395,7 +398,8 @@ class View:
     def elements(self, item: Lookup) -> Union[list[tuple[object, Union[bool, Ranges]]], Split, None]:
         """For each datum (None in a plain set) the sources that find it (True: all); None: the contents are unknown."""
         if item.elements is None:
-            self.scene.missing.add((self.scene.table, item.name))
+            if item.name:
+                self.scene.missing.add((self.scene.table, item.name))
             return None
         values: list[Union[Value, str]] = []
         for selector in item.selectors:

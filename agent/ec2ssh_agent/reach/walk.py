@@ -243,7 +243,8 @@ class Walk:
         if state.conn == Conn.SYN and not packet.outbound:
             return state._replace(track=INVALID)  # an ACK before the SYN-ACK
         if state.conn == Conn.NONE:
-            return state._replace(track=NEW, conn=Conn.OPEN)  # picked up in the middle (nf_conntrack_tcp_loose)
+            # Picked up in the middle (nf_conntrack_tcp_loose).
+            return state._replace(track=NEW, conn=Conn.OPEN, turned=packet.outbound)
         return state._replace(track=ESTABLISHED)
 
     def _nat(self, step: Step, flows: Flows) -> Flows:
