@@ -37,6 +37,10 @@ class _Row(NamedTuple):
     rules: list[Deciding]
 
     @property
+    def by_rule(self) -> bool:
+        return any(rule.stage == "syn" and rule.rule is not None for rule in self.rules)
+
+    @property
     def martian(self) -> bool:
         return all(rule.table is None and rule.text.startswith("martian") for rule in self.rules)
 
@@ -164,7 +168,20 @@ def _rows(item: Answer) -> list[_Row]:
     for rule in item.rules:
         key = (rule.outcome, rule.sources, rule.rate_limited, rule.possible)
         rows.setdefault(key, _Row(*key, rules=[])).rules.append(rule)
-    return list(rows.values())
+    return _told(list(rows.values()))
+
+
+def _told(rows: list[_Row]) -> list[_Row]:
+    """Without what let in, beside a rule that did: of who gets in every base chain tells, and most only by a policy."""
+    let_in = [row for row in rows if row.outcome is Outcome.CONNECTED and row.by_rule]
+    told = addresses.normal(pair for row in let_in for pair in row.sources)
+    kept = []
+    for row in rows:
+        if row.outcome is Outcome.CONNECTED and not row.by_rule:
+            row = row._replace(sources=addresses.subtract(row.sources, told))
+        if row.sources:
+            kept.append(row)
+    return kept
 
 
 def _reasons(row: _Row, mixed: bool) -> list[str]:

@@ -346,6 +346,16 @@ def test_the_path_of_one_source(office: Path) -> None:
 """)
 
 
+def test_a_policy_is_told_of_only_where_no_rule_let_in(tmp_path: Path) -> None:
+    text = "*mangle\nCOMMIT\n" + OFFICE.replace("-A ssh -s 203", "-A ssh -s 192.0.2.0/23 -j ACCEPT\n-A ssh -s 203")
+    raw = "*raw\n-A PREROUTING -s 192.0.2.0/24 -j ACCEPT\nCOMMIT\n"
+    page = reach("--iptables-save", put(tmp_path, "rules", raw + text), "--to", "10.0.5.20/24").out
+    assert "-P PREROUTING" not in page
+    assert "    192.0.2.0/24\n        ip raw PREROUTING 1: -A PREROUTING -s 192.0.2.0/24 -j ACCEPT\n" in page
+    opened = reach("--iptables-save", put(tmp_path, "open", "*mangle\nCOMMIT\n"), "--to", "10.0.5.20/24").out
+    assert "    everybody\n        ip mangle PREROUTING: -P PREROUTING ACCEPT\n" in opened
+
+
 def test_nobody_gets_in(tmp_path: Path) -> None:
     done = reach("--iptables-save", put(tmp_path, "rules", SHUT), "--to", "10.0.5.20/24")
     assert done.out.splitlines()[1:5] == [
