@@ -1,11 +1,12 @@
 #!/bin/sh
 # Installs ec2ssh-agent from this tree: builds the distribution's package, installs it with its dependencies, starts it.
+# Where there is neither apt nor dnf, yum or zypper, it goes into a virtual environment, /opt/ec2ssh-agent.
 #
 #   packaging/install.sh [--from DIR] [--image]
 #
 # Asks nothing, may be run again, needs only the base system. Where systemd is not pid 1 it says so, installs all the
 # same and shows `ec2ssh-agent check`.
-#   --from DIR   offline: take the packages of the dependencies from DIR (.deb or .rpm files)
+#   --from DIR   offline: take the packages of the dependencies from DIR (.deb, .rpm or, without either, Python's)
 #   --image      an image is being built: enable the agent, do not start it
 set -eu
 
@@ -44,7 +45,7 @@ install_deb() {
     package=$("$here/build-deb" "$work" 2>/dev/null)
     set -- -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold
     if [ "$from" ]; then
-        apt-get "$@" --no-download --allow-downgrades --reinstall install "$from"/*.deb "$package" >&2
+        apt-get "$@" --allow-downgrades --reinstall install "$from"/*.deb "$package" >&2
         return
     fi
     # First with the package lists that are there; they are fetched only where they do not do.
@@ -65,16 +66,54 @@ install_rpm() {
     esac
 }
 
+# No package manager that is known: a virtual environment for what the system's Python lacks, and the same files.
+install_tree() {
+    venv=/opt/ec2ssh-agent
+    /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || die 69 "Python 3.9 or later is needed"
+    [ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv --system-site-packages --without-pip "$venv"
+    missing=""
+    for module in psutil requests jeepney; do
+        "$venv/bin/python" -c "import $module" 2>/dev/null || missing="$missing $module"
+    done
+    if [ "$missing" ]; then
+        "$venv/bin/python" -m ensurepip >/dev/null
+        # shellcheck disable=SC2086 # a list of words
+        "$venv/bin/python" -m pip -q install ${from:+--no-index --find-links "$from"} $missing >&2
+    fi
+    modules=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    "$here/stage" "$work/root" etc/systemd/system "${modules#/}"
+    sed -i "1s,.*,#!$venv/bin/python -I," "$work/root/usr/bin/ec2ssh-agent"
+    sed -i "s,^ExecStart=/usr/bin/python3 ,ExecStart=$venv/bin/python ," "$work"/root/etc/systemd/system/*.service
+    [ ! -e /etc/ec2ssh-agent/agent.conf ] || rm "$work/root/etc/ec2ssh-agent/agent.conf"
+    cp -R "$work/root/." /
+    "$venv/bin/python" -m compileall -q "$modules/ec2ssh_agent"
+    getent passwd ec2ssh-agent >/dev/null ||
+        useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ec2ssh-agent
+    install -d -m 0755 /var/lib/ec2ssh-agent
+    install -d -m 0750 -g ec2ssh-agent /var/lib/ec2ssh-agent/spool
+    install -d -m 0700 -o ec2ssh-agent -g ec2ssh-agent /var/lib/ec2ssh-agent-report
+    command -v systemctl >/dev/null || return 0
+    units="ec2ssh-agent.service ec2ssh-agent-report.path ec2ssh-agent-report.timer"
+    # shellcheck disable=SC2086 # a list of words
+    systemctl -q enable $units
+    if [ -d /run/systemd/system ] && [ -z "$image" ]; then
+        systemctl daemon-reload
+        # shellcheck disable=SC2086 # a list of words
+        systemctl restart $units
+    fi
+}
+
 if command -v apt-get >/dev/null; then
     install_deb
-elif [ -x "$here/build-rpm" ] && command -v dnf >/dev/null; then
+elif command -v dnf >/dev/null; then
     install_rpm dnf
-elif [ -x "$here/build-rpm" ] && command -v yum >/dev/null; then
+elif command -v yum >/dev/null; then
     install_rpm yum
-elif [ -x "$here/build-rpm" ] && command -v zypper >/dev/null; then
+elif command -v zypper >/dev/null; then
     install_rpm zypper
 else
-    die 69 "no apt, dnf, yum or zypper here"
+    say "no apt, dnf, yum or zypper here: into /opt/ec2ssh-agent"
+    install_tree
 fi
 say "installed $(ec2ssh-agent --version)"
 

@@ -117,3 +117,35 @@ def test_an_image_carries_it_enabled_and_not_started() -> None:
         made.reboot()
         assert made.run("systemctl is-active ec2ssh-agent.service", check=False).out.strip() == "active"
         daemon_looked(made)
+
+
+def test_without_a_package_manager_it_goes_into_a_virtual_environment() -> None:
+    def prepare(root: Path) -> None:
+        clone(root)
+        (root / "usr/bin/apt-get").rename(root / "usr/bin/hidden")
+
+    with boot(agent=False, prepare=prepare) as made:
+        for _ in range(2):
+            done = made.run("/root/clone/packaging/install.sh", deadline=300)
+            assert "/opt/ec2ssh-agent" in done.err and "the daemon runs" in done.err
+            daemon_looked(made)
+            made.write("/etc/ec2ssh-agent/agent.conf", "# mine\n")
+        assert made.read("/etc/ec2ssh-agent/agent.conf") == "# mine\n"
+        made.run("systemctl start ec2ssh-agent-report.service")
+        made.reboot()
+        daemon_looked(made)
+        assert made.client.ssh().ok
+
+
+def test_offline_the_dependencies_come_from_a_directory(tmp_path: Path) -> None:
+    execute(["sh", "-c", f"cd {tmp_path} && apt-get -qq download python3-psutil"], deadline=300)
+
+    def prepare(root: Path) -> None:
+        clone(root)
+        execute(["chroot", root, "dpkg", "-r", "--force-depends", "python3-psutil"])
+        shutil.copytree(tmp_path, root / "root/packages")
+
+    with boot(agent=False, prepare=prepare) as made:
+        done = made.run("/root/clone/packaging/install.sh --from /root/packages", deadline=300)
+        assert "the daemon runs" in done.err
+        daemon_looked(made)
