@@ -8,6 +8,7 @@ that source. With `serve PORT...` it is the server, in the host's namespace.
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import json
 import select
@@ -111,7 +112,8 @@ def serve(ports: list[int]) -> None:
     while True:
         for descriptor, _ in poll.poll():
             accepted, _ = listeners[descriptor].accept()
-            accepted.send(b"SSH-2.0-probe\r\n")
+            with contextlib.suppress(ConnectionError):
+                accepted.send(b"SSH-2.0-probe\r\n")
             kept.append(accepted)
 
 

@@ -48,6 +48,18 @@ CASES = {
         f"filter: -A OUTPUT {OUT_A} -p tcp --sport 22 -j REJECT",
         f"filter: -A OUTPUT {OUT_B} -p tcp --sport 22 -j REJECT --reject-with tcp-reset",
     ],
+    "the RST of a rejected reply is rejected itself": [
+        "filter: -A OUTPUT -p tcp --sport 22 -j REJECT --reject-with tcp-reset",
+        f"filter: -A OUTPUT {A} -j REJECT --reject-with icmp-host-prohibited",
+        f"filter: -A INPUT -i lo {B} -p tcp --tcp-flags RST RST -j REJECT",
+        "filter: -A INPUT -s 10.0.0.0/8 -p tcp --tcp-flags RST RST -j DROP",
+    ],
+    "picked up in the middle": [
+        "raw: -A PREROUTING -p tcp -j CT --notrack",
+        f"filter: -A OUTPUT {OUT_A} -m conntrack --ctorigdstport 22 -j DROP",
+        f"filter: -A OUTPUT {OUT_B} -m conntrack --ctorigdst 198.51.100.0/24 -j DROP",
+        "filter: -A OUTPUT -d 10.0.0.0/8 -m conntrack --ctdir ORIGINAL -j DROP",
+    ],
     "reject of the banner": [
         f"filter: -A OUTPUT {OUT_A} -p tcp --tcp-flags PSH PSH -j REJECT",
         f"filter: -A OUTPUT {OUT_B} -p tcp --tcp-flags PSH PSH -j DROP",

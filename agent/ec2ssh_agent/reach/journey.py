@@ -29,7 +29,7 @@ def scene_of(question: Question, link: Link, local: Local, *, free: bool) -> Sce
         link=link,
         local=local,
         port=question.port,
-        indexes={other.name: other.index for other in question.links},
+        indexes={"lo": 1, **{other.name: other.index for other in question.links}},
         own=route.own(question, family),
         types=route.types(question, family),
         free=free,
@@ -70,6 +70,7 @@ class Journey:
         flows = self._socket(flows)
         self._answer_rejections(packets.RESET)
         flows = self._out(packets.SYN_ACK, flows)
+        self._loop_resets()
         flows = self._delivered(self._in(packets.ACK, _next(flows)))
         self._answer_rejections(packets.RESET_ACK)
         visits, walk.visits, walk.recording = walk.visits, None, False
@@ -218,12 +219,29 @@ class Journey:
         for (is_reset, state), members in groups.items():
             self._sent(reset if is_reset else icmp, state, members)
 
+    def _loop_resets(self) -> None:
+        """The RSTs of SYN-ACKs that were rejected. They go to this host, in the client's name: rejected on their way,
+        they send the client an ICMP error about its connection.
+        """
+        rejections, self.walk.rejections = self.walk.rejections, []
+        for rejection in rejections:
+            state = rejection.state._replace(mark=0, track=_related(rejection.state), oif="")
+            flows: Flows = {state: Sources(rejection.ranges)}
+            recording, self.walk.recording = self.walk.recording, False
+            for packet, hooks in (
+                (packets.LOOPED_OUT, ("output", "postrouting")),
+                (packets.LOOPED_IN, ("prerouting", "input")),
+            ):
+                for hook in hooks:
+                    flows = self.walk.hook(hook, packet, flows)
+            self.walk.recording = recording
+            for sources in flows.values():
+                self.notes.end(Outcome.TIMEOUT, rejection.key, sources.all())
+        self._answer_rejections(packets.RESET)
+
     def _sent(self, packet: Packet, state: State, members: list[Rejection]) -> None:
         ranges = addresses.normal(item for member in members for item in member.ranges)
-        track = 0
-        if packet.attached and state.track in (packets.NEW, packets.ESTABLISHED, packets.RELATED):
-            track = packets.RELATED
-        start = state._replace(mark=0, track=track)
+        start = state._replace(mark=0, track=_related(state) if packet.attached else 0)
         recording, self.walk.recording = self.walk.recording, False
         passed = self._out(packet, {start: Sources(ranges)})
         self.walk.recording = recording
@@ -270,6 +288,11 @@ class Journey:
 
 def _parts(flows: Flows) -> list[tuple[State, Ranges]]:
     return [(state, sources.all()) for state, sources in flows.items()]
+
+
+def _related(state: State) -> int:
+    """How conntrack sees the kernel's answer to a packet in that state; 0: not at all, before its hook."""
+    return packets.RELATED if state.track in (packets.NEW, packets.ESTABLISHED, packets.RELATED) else 0
 
 
 def _next(flows: Flows, *, inside: bool = False) -> Flows:

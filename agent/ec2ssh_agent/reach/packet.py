@@ -80,6 +80,12 @@ class Packet(NamedTuple):
     options: frozenset[int] = frozenset()
     multicast: bool = False  # to the solicited-node group
     attached: bool = False  # an answer of the kernel that carries its cause's connection: RELATED from the start
+    looped: bool = False  # an answer to this host, in the remote end's name, over lo
+
+    @property
+    def inward(self) -> bool:
+        """Whether it goes from the remote end's address to this host's."""
+        return self.looped or not self.outbound
 
 
 SYN = Packet("syn", "syn", False, flags=2, options=frozenset((2, 3, 4, 8)))
@@ -90,6 +96,8 @@ NO_LISTENER = Packet("rst", "reply", True, flags=20)
 STRAY_RESET = Packet("rst", "reply", True, flags=4)
 RESET = Packet("rst", "reply", True, flags=20, attached=True)
 RESET_ACK = Packet("rst", "reply", True, flags=4, attached=True)
+LOOPED_OUT = Packet("rst", "reply", True, flags=4, attached=True, looped=True)
+LOOPED_IN = LOOPED_OUT._replace(outbound=False)
 ICMP_ERROR = Packet("icmp", "reply", True, protocol=1, icmp=3, attached=True)
 ICMP6_ERROR = Packet("icmp", "reply", True, protocol=58, icmp=1, attached=True)
 SOLICITATION_IN = Packet("neighbour-solicitation", "syn", False, protocol=58, icmp=135, multicast=True)
@@ -232,7 +240,7 @@ class View:
             Field.NFPROTO: 2 if v4 else 10,
             Field.MARK: UNKNOWN if state.mark < 0 else state.mark,
             Field.CTSTATE: state.track or INVALID,
-            Field.CTNAT: 32 if state.nat and self.tracked else 0,
+            Field.CTNAT: self._natted(),
             Field.FRAGMENT: 0,
             Field.IIF: scene.indexes.get(self.iif, UNKNOWN) if self.iif else 0,
             Field.OIF: scene.indexes.get(self.oif, UNKNOWN) if self.oif else 0,
@@ -241,14 +249,14 @@ class View:
             Field.TTL: 255 if packet.icmp in (135, 136) else UNKNOWN,
             Field.LENGTH: UNKNOWN,
         }
-        if packet.outbound:
-            values.update({Field.SADDR: local, Field.DADDR: REMOTE, Field.SADDR_TYPE: 2, Field.DADDR_TYPE: scene.types})
-        else:
+        if packet.inward:
             values.update({Field.SADDR: REMOTE, Field.DADDR: local})
             values.update({Field.SADDR_TYPE: scene.types, Field.DADDR_TYPE: local_type})
-            values[Field.FIB_IIF] = scene.fib or UNKNOWN
+            values[Field.FIB_IIF] = UNKNOWN if packet.looped else scene.fib or UNKNOWN
+        else:
+            values.update({Field.SADDR: local, Field.DADDR: REMOTE, Field.SADDR_TYPE: 2, Field.DADDR_TYPE: scene.types})
         if packet.protocol == 6:
-            ports: tuple[Value, Value] = (port, PORTS) if packet.outbound else (PORTS, port)
+            ports: tuple[Value, Value] = (PORTS, port) if packet.inward else (port, PORTS)
             values[Field.SPORT], values[Field.DPORT] = ports
             values[Field.TCPFLAGS] = packet.flags
             values[Field.TCPOPTION] = OPTIONS
@@ -262,22 +270,26 @@ class View:
 
     def _connection(self) -> dict[Field, Value]:
         scene, packet, state = self.scene, self.packet, self.state
-        # A translation that changes nothing leaves no trace (nf_nat_setup_info).
-        status = 32 if state.nat not in (None, (scene.local.address, scene.port)) else 0
-        if state.track == ESTABLISHED:
+        status = self._natted()
+        if state.track == ESTABLISHED or state.track == RELATED and state.conn == Conn.OPEN:
             # SEEN_REPLY and CONFIRMED; the client's first ACK makes it ASSURED (nf_conntrack_proto_tcp.c).
-            status |= 10 if packet.flags in (18, 20) else 14
+            status |= 10 if packet.flags in (18, 20) or packet.looped else 14
         local: tuple[Value, Value] = (scene.local.address, scene.port)
         source, destination = (local, (REMOTE, PORTS)) if state.turned else ((REMOTE, PORTS), local)
         return {
             Field.CTMARK: UNKNOWN if state.ctmark < 0 else state.ctmark,
             Field.CTSTATUS: status,
-            Field.CTDIR: int(packet.outbound is not state.turned),
+            Field.CTDIR: int(packet.inward is state.turned),
             Field.CT_ORIG_SADDR: source[0],
             Field.CT_ORIG_DADDR: destination[0],
             Field.CT_ORIG_DPORT: destination[1],
             Field.CTEXPIRATION: UNKNOWN,
         }
+
+    def _natted(self) -> int:
+        """DNAT, as a bit of the connection's status; a translation that changes nothing leaves none (nf_nat_core.c)."""
+        state = self.state
+        return 32 if self.tracked and state.nat not in (None, (self.scene.local.address, self.scene.port)) else 0
 
     @property
     def tracked(self) -> bool:
@@ -415,7 +427,7 @@ class View:
             return split
         # The walk keeps every lookup alive, so its id names it.
         ports = self.state.ports if PORTS in values else ()
-        cache_key = (id(item), ports, self.packet.outbound, *(v for v in values if isinstance(v, (int, str))))
+        cache_key = (id(item), ports, self.packet.inward, *(v for v in values if isinstance(v, (int, str))))
         known = self.scene.cache.get(cache_key)
         if known is None:
             found = self._search(item, values)
@@ -571,7 +583,7 @@ class View:
         """xt_recent.c, recent_mt: the entry's hits are those of this connection's own packets."""
         state = self.state
         self.scene.limited = True
-        remote = item.by_source is not self.packet.outbound
+        remote = item.by_source is self.packet.inward
         hits = {(name, end): count for name, end, count in state.recent}
         entry = (item.name, remote)
         count = hits.get(entry)

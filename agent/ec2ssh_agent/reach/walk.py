@@ -34,6 +34,7 @@ from .packet import (
     INVALID,
     NEW,
     RELATED,
+    SYN_ACK,
     UNTRACKED,
     Conn,
     Packet,
@@ -369,8 +370,9 @@ class Walk:
         if view is None:
             packet = self._packet
             assert packet is not None
-            iif = "" if packet.outbound else self.scene.link.name
-            oif = (state.oif or self.scene.link.name) if packet.outbound else ""
+            device = "lo" if packet.looped else self.scene.link.name
+            iif = "" if packet.outbound else device
+            oif = (state.oif or device) if packet.outbound else ""
             view = self._views[state] = View(self.scene, packet, state, iif=iif, oif=oif)
         return view
 
@@ -572,11 +574,12 @@ class Walk:
         packet, reset = self._packet, is_reset(verdict.reject)
         assert packet is not None
         outcome = Outcome.TIMEOUT
-        if packet.stage == "syn":
+        if packet.stage == "syn" or packet.looped and not reset:
             outcome = rejected(verdict.reject)
         elif packet.stage == "ack" and reset:
             outcome = Outcome.CLOSED
-        if outcome is Outcome.TIMEOUT or self._hook == "ingress":
+        loops = packet is SYN_ACK and reset
+        if outcome is Outcome.TIMEOUT and not loops or self._hook == "ingress":
             self.notes.end(outcome, key, ranges)
         else:
             self.rejections.append(Rejection(outcome, key, reset, state, ranges))
