@@ -63,7 +63,7 @@ run_kind() {
     started=$(date +%s)
     report=$(mktemp)
     status=0
-    "$python" -m pytest -q "tests/$kind" --junitxml="$report" "$@" </dev/null || status=$?
+    "$python" -m pytest -q "tests/$kind" --junitxml="$report" --durations=5 "$@" </dev/null || status=$?
     seconds=$(($(date +%s) - started))
     counts=$("$python" - "$report" <<'PY'
 import sys
