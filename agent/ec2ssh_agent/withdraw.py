@@ -30,7 +30,7 @@ def idle_openings(host: Host, config: Config, done: Done) -> Done:
     ):
         return done
     for record in records.all(host, most=records.KEEP):
-        if not _standing_opening(record, ruleset) or host.now() - record.closed < _QUIET:
+        if not _standing_opening(record, ruleset):
             continue
         without = _without(ruleset, record.id)
         reach = done.look.rehearse(without)
@@ -38,6 +38,9 @@ def idle_openings(host: Host, config: Config, done: Done) -> Done:
         verdict = diagnose.diagnose(done.look.facts, reach, config, baseline=baseline)
         if verdict.gaps or not verdict.reach.answers:
             continue
+        left = _QUIET - (host.now() - record.closed)
+        if 0 < left <= _QUIET:
+            return done._replace(again=left if done.again is None else min(left, done.again))
         try:
             undone = execute.undo(host, record, reason="withdrawn: SSH is reachable without it")
         except AgentError as error:
