@@ -248,3 +248,31 @@ def test_rules_after_the_deciding_one_change_nothing() -> None:
 
 def _ends(rule: Rule) -> bool:
     return bool(rule.items) and isinstance(rule.items[-1], Verdict) and rule.items[-1].kind in _TERMINAL
+
+
+def test_local_addresses_that_are_walked_together_answer_alike() -> None:
+    for seed in _seeds(40):
+        chosen = random.Random(seed)
+        maker = _Maker(chosen)
+        base = maker.ruleset()
+        # Rules that tell some of them apart, by ranges, masks and sets.
+        locals_ = tuple(Local(Family.IPV4, (10 << 24) + 20 + n, 24) for n in range(9))
+        rules = []
+        for number in range(1, 5):
+            low = (10 << 24) + 18 + chosen.randrange(10)
+            mask = chosen.choice((None, None, 0xFFFFFFFC, 0xFFFFFF05))
+            ranges = ((low, low + chosen.randrange(4)),)
+            test: Item = Match(Selector(Field.DADDR, mask), ranges, chosen.random() < 0.3)
+            if chosen.random() < 0.3:
+                test = Lookup((Selector(Field.DADDR, mask),), (Element((ranges,)),))
+            rules.append(Rule((test, maker.match(), Verdict(chosen.choice((Kind.DROP, Kind.ACCEPT)))), "local", number))
+        extra = Chain("locals", tuple(rules), "input", -9, "filter", Kind.ACCEPT)
+        ruleset = Ruleset((*base.tables, Table("ip", "locals", Backend.NFTABLES, {"locals": extra})))
+        asked = QUESTION._replace(links=(Link("eth0", 2, locals_),))
+        together = analyse(asked, ruleset)
+        assert sorted(to for answer in together.answers for to in answer.to) == [local.address for local in locals_]
+        for answer in together.answers:
+            for to in answer.to:
+                link = Link("eth0", 2, tuple(sorted(locals_, key=lambda local: local.address != to))[:1])
+                (alone,) = analyse(asked._replace(links=(link,), local=locals_), ruleset).answers
+                assert (alone.sources, alone.rules) == (answer.sources, answer.rules), (seed, to)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Optional
 
+from . import alike
 from . import answer as _answer
 from .hooks import AnalysisError, check_size
 from .printed import to_json
@@ -29,16 +30,17 @@ def analyse(
     answers: list[Answer] = []
     missing: set[tuple[str, str]] = set()
     for link in question.links:
-        alike: dict[tuple[object, ...], int] = {}
-        for local in link.addresses:
-            found, wanted = _answer.answer(question, ruleset, wrappers, link=link, local=local)
+        places: dict[tuple[object, ...], int] = {}
+        for group in alike.groups(question, ruleset, link):
+            found, wanted = _answer.answer(question, ruleset, wrappers, link=link, local=group[0])
+            found = found._replace(to=tuple(local.address for local in group))
             missing |= wanted
             same = (found.family, found.sources, found.nd, found.rules)
-            if same in alike:
-                place = alike[same]
-                answers[place] = answers[place]._replace(to=(*answers[place].to, *found.to))
+            if same in places:
+                place = places[same]
+                answers[place] = answers[place]._replace(to=tuple(sorted((*answers[place].to, *found.to))))
             else:
-                alike[same] = len(answers)
+                places[same] = len(answers)
                 answers.append(found)
     return Reach(tuple(answers), question.unseen, frozenset(missing))
 
