@@ -74,8 +74,8 @@ def load(place: World, wanted: list[Layer]) -> Optional[str]:
     return None
 
 
-def read(place: World, wanted: list[Layer], saved: dict[str, str]) -> Ruleset:
-    found = ipsets.parse(place.host.run("ipset", "save"))
+def read(wanted: list[Layer], saved: dict[str, str], sets: str) -> Ruleset:
+    found = ipsets.parse(sets)
     tables = [
         table
         for layer in wanted
@@ -132,9 +132,11 @@ def wrongness(lived: str, found: Said, *, unknowable: bool, mixed: bool) -> bool
 def differences(place: World, wanted: list[Layer], asked: list[str]) -> list[str]:
     """What the analysis of the rules that are loaded says otherwise than the kernel does."""
     saved = {layer.save: place.host.run(layer.save) for layer in wanted}
-    reach = analyse(QUESTION, read(place, wanted, saved))
+    # Once: the last packets of connections of before may still add to sets.
+    sets = place.host.run("ipset", "save")
+    reach = analyse(QUESTION, read(wanted, saved, sets))
     wrong = []
-    written = analyse(QUESTION, read(place, wanted, {layer.save: layer.made.text for layer in wanted}))
+    written = analyse(QUESTION, read(wanted, {layer.save: layer.made.text for layer in wanted}, sets))
     for ours, theirs in zip(written.answers, reach.answers):
         if ours.sources != theirs.sources:
             wrong.append(f"{ours.family.value}: the text that was loaded and the text that was saved differ")
