@@ -37,9 +37,9 @@ class World:
     def listing(self) -> bytes:
         return self.host.run("nft", "-j", "list", "ruleset").encode()
 
-    def ask(self, sources: list[str]) -> list[Optional[str]]:
+    def ask(self, sources: list[str], *, port: int = PORT) -> list[Optional[str]]:
         """What each source lives through, None: it cannot be asked."""
-        wanted = [[source, V6 if ":" in source else V4, PORT] for source in sources]
+        wanted = [[source, V6 if ":" in source else V4, port] for source in sources]
         assert self._prober.stdin and self._prober.stdout
         self._prober.stdin.write(json.dumps(wanted) + "\n")
         self._prober.stdin.flush()
