@@ -7,7 +7,6 @@ random.Random, so a seed is a ruleset. Sources are asked once, and idle: limits 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import NamedTuple
 
 from ec2ssh_agent.reach import addresses
@@ -76,6 +75,8 @@ class Maker:
             (["inet"], ["ip"], ["inet", "ip"], ["ip6", "ip"], ["inet", "ip6"], ["inet", "inet"])
         )
         text = "".join(self._table(family, number) for number, family in enumerate(families))
+        if self._chance(0.2):
+            text += self._ingress()
         edges = {family: tuple(sorted(found)) for family, found in self.edges.items()}
         return Made(text, edges)
 
@@ -288,25 +289,23 @@ class Maker:
         side = self._side()
         if hook not in ("prerouting", "input", "any"):
             return self._addresses(hook)
-        keys, element = self._keys(side)
-        elements = {element() for _ in range(self.random.randint(1, 4))}
-        if len(elements) > 1 and any("/" in each or "-" in each for each in elements):
-            elements = {element()}  # intervals of several parts must not overlap
-        return f"{keys} {self._pick('', '', '!= ')}{{ {', '.join(sorted(elements))} }}"
+        keys, elements = self._tuples(side, 4)
+        return f"{keys} {self._pick('', '', '!= ')}{{ {', '.join(elements)} }}"
 
-    def _keys(self, side: Family) -> tuple[str, Callable[[], str]]:
+    def _tuples(self, side: Family, most: int) -> tuple[str, list[str]]:
+        """A concatenation, and elements whose address ranges do not overlap."""
         key = self._key(side, "saddr")
-
-        def port() -> str:
-            return self._pick(*self._ports(1))
-
-        if self._chance(0.4):
-            return f"{key} . tcp dport", lambda: f"{self._one(side)} . {port()}"
-        if self._chance(0.5):
-            return f"iifname . {key}", lambda: f"{self._interface(False)} . {self._one(side)}"
+        ranges = self._several(side, most)
+        ports = [self._pick(*self._ports(1)) for _ in ranges]
+        names = [self._interface(False) for _ in ranges]
+        shape = self._pick("address . port", "name . address", "name . address . port")
+        if shape == "address . port":
+            return f"{key} . tcp dport", [f"{each} . {port}" for each, port in zip(ranges, ports)]
+        if shape == "name . address":
+            return f"iifname . {key}", [f"{name} . {each}" for name, each in zip(names, ranges)]
         return (
             f"iifname . {key} . tcp dport",
-            lambda: f"{self._interface(False)} . {self._one(side)} . {port()}",
+            [f"{name} . {each} . {port}" for name, each, port in zip(names, ranges, ports)],
         )
 
     def _named(self, kind: str, side: Family) -> str:
@@ -395,8 +394,15 @@ class Maker:
             listed = [f'"eth0" : {self._pick(*verdicts)}', f'"lo" : {self._pick(*verdicts)}']
         else:
             side = self._side()
-            key, element = self._keys(side)
-            listed = [f"{element()} : {self._pick(*verdicts)}"]
+            key, elements = self._tuples(side, 3)
+            listed = [f"{each} : {self._pick(*verdicts)}" for each in elements]
+            if self._chance(0.3):
+                listed.append(f"* : {self._pick(*verdicts)}")
+        if hook in ("prerouting", "input") and self._chance(0.2):
+            name = f"verdicts_{len(self.sets)}"
+            head = f"typeof {key} : verdict; flags interval;"
+            self.sets[name] = [f"map {name} {{ {head} elements = {{ {', '.join(listed)} }}; }}"]
+            return f"{key} vmap @{name}"
         return f"{key} vmap {{ {', '.join(listed)} }}"
 
     def _rule(self, hook: str, targets: list[str]) -> str:
@@ -446,6 +452,32 @@ class Maker:
         sets = "".join(f"  {line}\n" for lines in self.sets.values() for line in lines)
         return f"table {family} t{number} {{\n{sets}{''.join(chains)}{''.join(bases)}}}\n"
 
+    def _dnat(self) -> list[str]:
+        own, port, other = self.locals[Family.IPV4], self.port, self.other
+        return [
+            f"tcp dport {port} dnat ip to {own}:{other}",
+            f"{self._source()} tcp dport {port} dnat ip to {own}",
+            f"meta l4proto tcp dnat ip addr . port to tcp dport map {{ {port} : {own} . {other}, 80 : {own} . 8 }}",
+            f"dnat ip to ip saddr map {{ {self._one(Family.IPV4)} : {own} }}",
+        ]
+
+    def _source(self) -> str:
+        return f"{self._key(self.side, 'saddr')} {self._one(self.side)}"
+
+    def _ingress(self) -> str:
+        """A table of the device: before conntrack, before everything."""
+        rules = []
+        for _ in range(self.random.randint(1, 4)):
+            self._choose_side()
+            several = f"ip saddr {{ {', '.join(self._several(Family.IPV4))} }}"
+            port = f"tcp dport {self._ports(1)[0]}"
+            match = self._pick(
+                self._source(), port, several, "meta protocol ip", "tcp flags == syn", "ip protocol != tcp"
+            )
+            rules.append(f"    {match} {self._pick('accept', 'drop', 'meta mark set 1', 'counter', 'continue')}\n")
+        head = f'type filter hook ingress device "eth0" priority {self._priority(0)};'
+        return f"table netdev t9 {{\n  chain i {{\n    {head}\n{''.join(rules)}  }}\n}}\n"
+
     def _further(self) -> list[str]:
         found = []
         if self._chance(0.4):
@@ -468,6 +500,7 @@ class Maker:
                 f"tcp dport {self.port} redirect to :{self.other + 1}",
                 f"tcp dport {{ {self.port}, 99 }} redirect to :tcp dport map {{ {self.port} : {self.other}, 99 : 98 }}",
                 f"tcp dport {self.port} redirect",
+                *(self._dnat() if self.side is Family.IPV4 else ()),
             )
             found.append(
                 f"  chain nat {{\n    type nat hook prerouting priority {self._priority(-100)};\n    {rule}\n  }}\n"
