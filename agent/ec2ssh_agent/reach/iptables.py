@@ -112,6 +112,9 @@ _GO = {"-j": Kind.JUMP, "--jump": Kind.JUMP, "-g": Kind.GOTO, "--goto": Kind.GOT
 _ALIASES = {"icmpv6": "icmp6", "ipv6-icmp": "icmp6"}
 
 
+_NO_CONDITIONS = ("-m", "--match", "-c", "--set-counters")
+
+
 class _Use(NamedTuple):
     """An extension that the rule names, with the options it has been given."""
 
@@ -131,7 +134,8 @@ class _Line:
         self.target: Optional[_Use] = None
         self.verdict: Optional[Verdict] = None
         self.loaded: list[_Use] = []
-        self.abbreviated = False  # then what it means hangs on what else is loaded
+        # Then what an option means hangs on what else is loaded, before it.
+        self.abbreviated = self.implied = False
 
     def next(self, word: str) -> str:
         if self.place >= len(self.words):
@@ -151,7 +155,7 @@ class _Line:
             # `--proto` is also an option of policy, whose exact name goes before iptables' abbreviation.
             if word in _OWN and not (word == "--proto" and self._has(word)):
                 self._own(_OWN[word], negated)
-            elif negated and word[:1] != "-":
+            elif negated and (word[:1] != "-" or word in _GO or word in _NO_CONDITIONS):
                 raise ValueError("! stands before no option")
             elif word in ("-m", "--match"):
                 self._match(self.next(word))
@@ -197,9 +201,9 @@ class _Line:
 
     def _option(self, word: str, negated: bool) -> None:
         use, full = self._owner(word)
-        name, count = word, None
+        name, count, inverts = word, None, True
         if use.extension.options is not None:
-            name, count = use.extension.options[full]
+            name, count, inverts = use.extension.options[full]
         elif word[:1] != "-":
             raise ValueError(f"{word[:60]!r} stands where an option is due")
         found: list[str] = []
@@ -212,6 +216,8 @@ class _Line:
                 negated = True
                 continue
             found.append(value)
+        if negated and not inverts:
+            raise ValueError(f"{name} cannot be negated")
         use.given.append(Option(name, negated, tuple(found)))
 
     def _has(self, word: str) -> bool:
@@ -227,9 +233,9 @@ class _Line:
         strange = [use for use in self.loaded if use.extension.options is None]
         if len(word) > 3 and not strange:
             meant = {
-                (use.name, known): (use, option)
+                (use.name, known.name): (use, option)
                 for use in self.loaded
-                for option, (known, _) in (use.extension.options or {}).items()
+                for option, known in (use.extension.options or {}).items()
                 if option.startswith(word)
             }
             if len(meant) == 1:
@@ -240,6 +246,7 @@ class _Line:
             options = MATCHES[name].options if name else None
             if options and word in options and all(use.name != name for use in self.matches):
                 self._match(name)
+                self.implied = True
                 return self.matches[-1], word
         if strange:
             return strange[-1], word
@@ -305,11 +312,15 @@ def _items(words: list[str], context: Context, shared: _Shared) -> tuple[Item, .
 
 
 class _Part(NamedTuple):
-    """What one extension's words mean by themselves. `names`: iptables' own options among them, and their items."""
+    """What one extension's words mean by themselves. `names`: iptables' own options among them, and their items.
+
+    `leads`: only where nothing stands before them.
+    """
 
     names: frozenset[str]
     own: tuple[Item, ...]
     others: tuple[Item, ...]
+    leads: bool
 
 
 def _part(text: str, context: Context) -> Optional[_Part]:
@@ -325,7 +336,7 @@ def _part(text: str, context: Context) -> Optional[_Part]:
     if line.abbreviated or any(use.extension.options is None for use in line.matches):
         return None
     others = tuple(item for part in built for item in part)
-    return _Part(frozenset(line.own), tuple(own), others + ((line.verdict,) if line.verdict else ()))
+    return _Part(frozenset(line.own), tuple(own), others + ((line.verdict,) if line.verdict else ()), line.implied)
 
 
 # --- a whole text ------------------------------------------------------------------------------------------------
@@ -426,7 +437,7 @@ class _Text:
             if text not in table.parts:
                 table.parts[text] = _part(text, self.context)
             part = table.parts[text]
-            if part is None or part.names & names:
+            if part is None or part.names & names or part.leads and text is not texts[0]:
                 whole = False
                 break
             names |= part.names

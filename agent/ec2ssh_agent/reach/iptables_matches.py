@@ -242,9 +242,9 @@ def _iprange(option: Option, context: Context) -> Built:
     low, dash, high = option.value.partition("-")
     first = values.address(low, context.family)
     last = values.address(high, context.family) if dash else first
-    if first > last:
-        raise ValueError(f"the range {option.value[:90]} is backwards")
-    return _test(Field.SADDR if option.name == "--src-range" else Field.DADDR, ((first, last),), option)
+    # iptables takes a range that is backwards; no address lies in it.
+    ranges = addresses.normal(((first, last),))
+    return _test(Field.SADDR if option.name == "--src-range" else Field.DADDR, ranges, option)
 
 
 def _mark(option: Option, context: Context) -> Built:
@@ -397,7 +397,7 @@ def _policy(given: Options, context: Context) -> Built:
     """The canonical SYN comes without IPsec; an XFRM policy in the path makes everything uncertain by itself."""
     for option in given:
         if option.name == "--pol":
-            return () if (option.value == "none") != option.negated else (NEVER,)
+            return () if option.value == "none" else (NEVER,)
     raise ValueError("policy without --pol")
 
 
@@ -420,41 +420,43 @@ def _socket(given: Options, context: Context) -> Built:
     return (Socket(" ".join(["socket", *(option.name for option in given)])),)
 
 
-_PORTS = "--sport|--source-port=1 --dport|--destination-port=1"
+_PORTS = "!--sport|--source-port=1 !--dport|--destination-port=1"
 _PORT_EXTENSION = Extension(options(_PORTS), _each(_ports))
 
 MATCHES: dict[str, Extension] = {
-    "tcp": Extension(options(f"{_PORTS} --tcp-flags=2 --syn --tcp-option=1"), _each(_ports)),
+    "tcp": Extension(options(f"{_PORTS} !--tcp-flags=2 !--syn !--tcp-option=1"), _each(_ports)),
     "udp": _PORT_EXTENSION,
     "udplite": _PORT_EXTENSION,
-    "sctp": Extension(options(f"{_PORTS} --chunk-types=2"), _fixed(NEVER)),
-    "dccp": Extension(options(f"{_PORTS} --dccp-types=1 --dccp-option=1"), _fixed(NEVER)),
-    "multiport": Extension(options("--sports|--source-ports=1 --dports|--destination-ports=1 --ports=1"), _multiport),
-    "icmp": Extension(options("--icmp-type=1"), _each(_icmp(Field.ICMP_TYPE, _ICMP))),
-    "icmp6": Extension(options("--icmpv6-type=1"), _each(_icmp(Field.ICMPV6_TYPE, _ICMPV6))),
+    "sctp": Extension(options(f"{_PORTS} !--chunk-types=2"), _fixed(NEVER)),
+    "dccp": Extension(options(f"{_PORTS} !--dccp-types=1 !--dccp-option=1"), _fixed(NEVER)),
+    "multiport": Extension(
+        options("!--sports|--source-ports=1 !--dports|--destination-ports=1 !--ports=1"), _multiport
+    ),
+    "icmp": Extension(options("!--icmp-type=1"), _each(_icmp(Field.ICMP_TYPE, _ICMP))),
+    "icmp6": Extension(options("!--icmpv6-type=1"), _each(_icmp(Field.ICMPV6_TYPE, _ICMPV6))),
     "conntrack": Extension(
         options(
-            "--ctstate=1 --ctproto=1 --ctorigsrc=1 --ctorigdst=1 --ctreplsrc=1 --ctrepldst=1 --ctorigsrcport=1 "
-            "--ctorigdstport=1 --ctreplsrcport=1 --ctrepldstport=1 --ctstatus=1 --ctexpire=1 --ctdir=1"
+            "!--ctstate=1 !--ctproto=1 !--ctorigsrc=1 !--ctorigdst=1 !--ctreplsrc=1 !--ctrepldst=1 !--ctorigsrcport=1 "
+            "!--ctorigdstport=1 !--ctreplsrcport=1 !--ctrepldstport=1 !--ctstatus=1 !--ctexpire=1 --ctdir=1"
         ),
         _conntrack,
     ),
-    "state": Extension(options("--state=1"), _each(lambda option, context: _state(option))),
-    "connmark": Extension(options("--mark=1"), _each(_connmark)),
-    "mark": Extension(options("--mark=1"), _each(_mark)),
-    "addrtype": Extension(options("--src-type=1 --dst-type=1 --limit-iface-in --limit-iface-out"), _each(_addrtype)),
-    "iprange": Extension(options("--src-range=1 --dst-range=1"), _each(_iprange)),
-    "pkttype": Extension(options("--pkt-type=1"), _each(_pkttype)),
-    "ttl": Extension(options("--ttl-eq|--ttl=1 --ttl-lt=1 --ttl-gt=1"), _each(_ttl)),
-    "hl": Extension(options("--hl-eq|--hl=1 --hl-lt=1 --hl-gt=1"), _each(_ttl)),
-    "dscp": Extension(options("--dscp=1 --dscp-class=1"), _each(_dscp)),
-    "tos": Extension(options("--tos=1"), _each(_tos)),
-    "length": Extension(options("--length=1"), _each(_length)),
-    "ecn": Extension(options("--ecn-tcp-cwr --ecn-tcp-ece --ecn-ip-ect=1"), _each(_ecn)),
+    "state": Extension(options("!--state=1"), _each(lambda option, context: _state(option))),
+    "connmark": Extension(options("!--mark=1"), _each(_connmark)),
+    "mark": Extension(options("!--mark=1"), _each(_mark)),
+    "addrtype": Extension(options("!--src-type=1 !--dst-type=1 --limit-iface-in --limit-iface-out"), _each(_addrtype)),
+    "iprange": Extension(options("!--src-range=1 !--dst-range=1"), _each(_iprange)),
+    "pkttype": Extension(options("!--pkt-type=1"), _each(_pkttype)),
+    "ttl": Extension(options("!--ttl-eq|--ttl=1 --ttl-lt=1 --ttl-gt=1"), _each(_ttl)),
+    "hl": Extension(options("!--hl-eq|--hl=1 --hl-lt=1 --hl-gt=1"), _each(_ttl)),
+    "dscp": Extension(options("!--dscp=1 !--dscp-class=1"), _each(_dscp)),
+    "tos": Extension(options("!--tos=1"), _each(_tos)),
+    "length": Extension(options("!--length=1"), _each(_length)),
+    "ecn": Extension(options("!--ecn-tcp-cwr !--ecn-tcp-ece !--ecn-ip-ect=1"), _each(_ecn)),
     "limit": Extension(options("--limit=1 --limit-burst=1"), _fixed(Limiter("limit", True))),
     "hashlimit": Extension(
         options(
-            "--hashlimit-upto|--hashlimit=1 --hashlimit-above=1 --hashlimit-burst=1 --hashlimit-mode=1 "
+            "!--hashlimit-upto|--hashlimit=1 !--hashlimit-above=1 --hashlimit-burst=1 --hashlimit-mode=1 "
             "--hashlimit-srcmask=1 --hashlimit-dstmask=1 --hashlimit-name=1 --hashlimit-htable-size=1 "
             "--hashlimit-htable-max=1 --hashlimit-htable-expire=1 --hashlimit-htable-gcinterval=1 "
             "--hashlimit-rate-match --hashlimit-rate-interval=1"
@@ -462,60 +464,64 @@ MATCHES: dict[str, Extension] = {
         _hashlimit,
     ),
     "connlimit": Extension(
-        options("--connlimit-upto=1 --connlimit-above=1 --connlimit-mask=1 --connlimit-saddr --connlimit-daddr"),
+        options("!--connlimit-upto=1 !--connlimit-above=1 --connlimit-mask=1 --connlimit-saddr --connlimit-daddr"),
         _connlimit,
     ),
-    "quota": Extension(options("--quota=1"), _quota),
+    "quota": Extension(options("!--quota=1"), _quota),
     "recent": Extension(
         options(
-            "--set --rcheck --update --remove --name=1 --seconds=1 --hitcount=1 --rttl --rsource --rdest "
+            "!--set !--rcheck !--update !--remove --name=1 --seconds=1 --hitcount=1 --rttl --rsource --rdest "
             "--mask=1 --reap"
         ),
         _recent,
     ),
     "set": Extension(
         options(
-            "--match-set|--set=2 --return-nomatch --update-counters --update-subcounters --packets-eq=1 --packets-lt=1 "
-            "--packets-gt=1 --bytes-eq=1 --bytes-lt=1 --bytes-gt=1"
+            "!--match-set|--set=2 --return-nomatch !--update-counters !--update-subcounters !--packets-eq=1 "
+            "--packets-lt=1 --packets-gt=1 !--bytes-eq=1 --bytes-lt=1 --bytes-gt=1"
         ),
         _set,
     ),
     "rpfilter": Extension(options("--loose --validmark --accept-local --invert"), _rpfilter),
     "policy": Extension(
-        options("--dir=1 --pol=1 --strict --reqid=1 --spi=1 --proto=1 --mode=1 --tunnel-src=1 --tunnel-dst=1 --next"),
+        options(
+            "--dir=1 --pol=1 --strict !--reqid=1 !--spi=1 !--proto=1 !--mode=1 !--tunnel-src=1 !--tunnel-dst=1 --next"
+        ),
         _policy,
     ),
-    "helper": Extension(options("--helper=1"), _helper),
+    "helper": Extension(options("!--helper=1"), _helper),
     "socket": Extension(options("--transparent --nowildcard --restore-skmark"), _socket),
     "comment": Extension(options("--comment=1"), _fixed()),
     "nfacct": Extension(options("--nfacct-name=1"), _fixed()),
-    "mac": Extension(options("--mac-source=1"), unknown("mac")),
-    "tcpmss": Extension(options("--mss=1"), unknown("tcpmss")),
-    "ah": Extension(options("--ahspi=1 --ahlen=1 --ahres"), _fixed(NEVER)),
-    "esp": Extension(options("--espspi=1"), _fixed(NEVER)),
-    "ipcomp": Extension(options("--ipcompspi=1 --compres"), _fixed(NEVER)),
-    "frag": Extension(options("--fragid=1 --fraglen=1 --fragres --fragfirst --fragmore --fraglast"), _fixed(NEVER)),
+    "mac": Extension(options("!--mac-source=1"), unknown("mac")),
+    "tcpmss": Extension(options("!--mss=1"), unknown("tcpmss")),
+    "ah": Extension(options("!--ahspi=1 !--ahlen=1 --ahres"), _fixed(NEVER)),
+    "esp": Extension(options("!--espspi=1"), _fixed(NEVER)),
+    "ipcomp": Extension(options("!--ipcompspi=1 --compres"), _fixed(NEVER)),
+    "frag": Extension(options("!--fragid=1 !--fraglen=1 --fragres --fragfirst --fragmore --fraglast"), _fixed(NEVER)),
     "rt": Extension(
-        options("--rt-type=1 --rt-segsleft=1 --rt-len=1 --rt-0-res --rt-0-addrs=1 --rt-0-not-strict"), _fixed(NEVER)
+        options("!--rt-type=1 !--rt-segsleft=1 !--rt-len=1 --rt-0-res --rt-0-addrs=1 --rt-0-not-strict"), _fixed(NEVER)
     ),  # fmt: skip
-    "hbh": Extension(options("--hbh-len=1 --hbh-opts=1"), _fixed(NEVER)),
-    "dst": Extension(options("--dst-len=1 --dst-opts=1"), _fixed(NEVER)),
-    "mh": Extension(options("--mh-type=1"), _fixed(NEVER)),
+    "hbh": Extension(options("!--hbh-len=1 --hbh-opts=1"), _fixed(NEVER)),
+    "dst": Extension(options("!--dst-len=1 --dst-opts=1"), _fixed(NEVER)),
+    "mh": Extension(options("!--mh-type=1"), _fixed(NEVER)),
     "owner": Extension(
-        options("--uid-owner=1 --gid-owner=1 --pid-owner=1 --sid-owner=1 --cmd-owner=1 --suppl-groups --socket-exists"),
+        options(
+            "!--uid-owner=1 !--gid-owner=1 --pid-owner=1 --sid-owner=1 --cmd-owner=1 --suppl-groups !--socket-exists"
+        ),
         unknown("owner"),
     ),
-    "string": Extension(options("--string=1 --hex-string=1 --algo=1 --from=1 --to=1 --icase"), unknown("string")),
+    "string": Extension(options("!--string=1 !--hex-string=1 --algo=1 --from=1 --to=1 --icase"), unknown("string")),
     "time": Extension(
         options(
-            "--datestart=1 --datestop=1 --timestart=1 --timestop=1 --monthdays=1 --weekdays=1 --kerneltz --contiguous "
-            "--utc --localtz"
+            "--datestart=1 --datestop=1 --timestart=1 --timestop=1 !--monthdays=1 !--weekdays=1 --kerneltz "
+            "--contiguous --utc --localtz"
         ),
         unknown("time"),
     ),
-    "statistic": Extension(options("--mode=1 --probability=1 --every=1 --packet=1"), unknown("statistic")),
+    "statistic": Extension(options("--mode=1 !--probability=1 !--every=1 --packet=1"), unknown("statistic")),
     "physdev": Extension(
-        options("--physdev-in=1 --physdev-out=1 --physdev-is-in --physdev-is-out --physdev-is-bridged"),
+        options("!--physdev-in=1 !--physdev-out=1 !--physdev-is-in !--physdev-is-out !--physdev-is-bridged"),
         unknown("physdev"),
     ),
 }

@@ -40,19 +40,27 @@ class Context(NamedTuple):
     learned: frozenset[str] = frozenset()
 
 
+class Known(NamedTuple):
+    """An option: its usual name, how many arguments it takes, and whether `!` may stand before it."""
+
+    name: str
+    arguments: int
+    inverts: bool
+
+
 class Extension(NamedTuple):
     """`options` None: an extension whose options are not known; what they say is then never known either."""
 
-    options: Optional[dict[str, tuple[str, int]]]
+    options: Optional[dict[str, Known]]
     build: Callable[[Options, Context], tuple[Item, ...]]
 
 
-def options(text: str) -> dict[str, tuple[str, int]]:
-    """`--dport|--destination-port=1 --syn` as {option: (usual name, number of arguments)}."""
+def options(text: str) -> dict[str, Known]:
+    """`!--dport|--destination-port=1 --bare` as a table; `!` marks those that may be negated."""
     table = {}
     for word in text.split():
-        names, _, count = word.partition("=")
+        names, _, count = word.lstrip("!").partition("=")
         first, *others = names.split("|")
         for name in (first, *others):
-            table[name] = (first, int(count or 0))
+            table[name] = Known(first, int(count or 0), word[0] == "!")
     return table
