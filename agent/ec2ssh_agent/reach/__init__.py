@@ -30,17 +30,17 @@ def analyse(
     answers: list[Answer] = []
     missing: set[tuple[str, str]] = set()
     for link in question.links:
-        places: dict[tuple[object, ...], int] = {}
+        first = len(answers)
         for group in alike.groups(question, ruleset, link):
             found, wanted = _answer.answer(question, ruleset, wrappers, link=link, local=group[0])
             found = found._replace(to=tuple(local.address for local in group))
             missing |= wanted
-            same = (found.family, found.sources, found.nd, found.rules)
-            if same in places:
-                place = places[same]
-                answers[place] = answers[place]._replace(to=tuple(sorted((*answers[place].to, *found.to))))
+            for place in range(first, len(answers)):
+                other = answers[place]
+                if other._replace(to=found.to) == found:
+                    answers[place] = other._replace(to=tuple(sorted((*other.to, *found.to))))
+                    break
             else:
-                places[same] = len(answers)
                 answers.append(found)
     return Reach(tuple(answers), question.unseen, frozenset(missing))
 

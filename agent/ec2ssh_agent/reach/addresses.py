@@ -18,7 +18,7 @@ SPACE: dict[Family, Ranges] = {family: ((0, (1 << bits) - 1),) for family, bits 
 
 def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
     """Any ranges in any order, as sorted, disjoint and not touching ones; an empty range (low > high) is left out."""
-    items = sorted(ranges)
+    items = ranges if isinstance(ranges, list) and len(ranges) == 1 else sorted(ranges)
     if len(items) == 1:
         return tuple(items) if items[0][0] <= items[0][1] else ()
     merged: list[tuple[int, int]] = []

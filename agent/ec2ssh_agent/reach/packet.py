@@ -24,6 +24,7 @@ from .ruleset import (
     Family,
     Field,
     IfName,
+    Item,
     Learn,
     Limiter,
     Lookup,
@@ -326,6 +327,36 @@ class View:
         if value is None:
             return False
         return self._among(selector, value, ranges=item.ranges, negated=item.negated)
+
+    def leading(self, items: tuple[Item, ...]) -> tuple[int, Optional[Ranges]]:
+        """A rule's tests up to the first item that takes more: its place, and the sources that got there (None: all).
+
+        () : nobody did. Most rules of most rulesets end here, so the plain tests are done on the spot.
+        """
+        get = self.values.get
+        part: Optional[Ranges] = None
+        place = 0
+        for item in items:
+            if type(item) is not Test:
+                break
+            selector, ranges, negated = item
+            value = get(selector.field)
+            if type(value) is int and selector.mask is None and len(ranges) == 1 and not selector.xor | selector.shift:
+                low, high = ranges[0]
+                if (low <= value <= high) is negated:
+                    return place, ()
+            elif value is REMOTE and selector.mask is None and not negated and not selector.xor | selector.shift:
+                part = ranges if part is None else addresses.intersect(part, ranges)
+            else:
+                found = self.test(item)
+                if found is None or isinstance(found, Split):
+                    break
+                if found is False or found == ():
+                    return place, ()
+                if found is not True:
+                    part = found if part is None else addresses.intersect(part, found)
+            place += 1
+        return place, part
 
     def _among(self, selector: Selector, value: Value, *, ranges: Ranges, negated: bool) -> Found:
         """A test of a value that is not one number."""

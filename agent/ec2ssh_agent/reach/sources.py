@@ -89,6 +89,22 @@ class Sources:
 
     def cut(self, ranges: Ranges) -> Ranges:
         """Removes `ranges`; what of them was in the set."""
+        if len(ranges) == 1 and self._whole is None:
+            low, high = ranges[0]
+            place = bisect_left(self._ends, low)
+            if place == len(self._ends):
+                return ()
+            lows, highs = self._lows[place], self._highs[place]
+            first = bisect_left(highs, low)
+            if lows[first] > high:
+                return ()
+            if lows[first] < low and high < highs[first]:
+                # The usual case, a piece out of the middle of one range.
+                lows.insert(first + 1, high + 1)
+                highs.insert(first, low - 1)
+                if len(lows) > 2 * _CHUNK:
+                    self._balance(place)
+                return ranges
         if self._plainly(ranges):
             whole = self.all()
             found = addresses.intersect(whole, ranges)

@@ -338,7 +338,11 @@ class Walk:
         run = self._run
         for rule in chain.rules:
             for state, sources in tuple(flows.items()):
-                run(frame, rule, _Group(state, sources))
+                view = self._views.get(state) or self._view(state)
+                place, part = view.leading(rule.items)
+                if part == ():
+                    continue
+                run(frame, rule, _Group(state, sources, part), place)
                 if not sources and flows.get(state) is sources:
                     del flows[state]
             if frame.put:
