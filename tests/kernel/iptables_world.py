@@ -17,7 +17,7 @@ WORLDS = 4
 # Under 1024, where no client port is: else an answer may hang on that, and be uncertain.
 OTHER, CLOSED = 222, 333
 LOCALS = {Family.IPV4: V4, Family.IPV6: V6}
-SOURCES = {Family.IPV4: 70, Family.IPV6: 50}
+SOURCES = 100  # asked of each ruleset
 PROGRAMS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 VARIANTS = {Backend.LEGACY: "legacy", Backend.IPTABLES_NFT: "nft"}
 EMPTY = "".join(
@@ -90,9 +90,9 @@ def sources(wanted: list[Layer], family: Family, chosen: random.Random) -> list[
     near = {edge + step for edge in edges for step in (-1, 0, 1)}
     barred = [parse_cidr(text)[1] for text in _BARRED[family]]
     fair = [a for a in sorted(near) if 0 <= a < 1 << bits and not any(low <= a <= high for low, high in barred)]
-    if len(fair) > SOURCES[family]:
-        fair = chosen.sample(fair, SOURCES[family])
-    while len(fair) < SOURCES[family] // 3:
+    if len(fair) > SOURCES:
+        fair = chosen.sample(fair, SOURCES)
+    while len(fair) < SOURCES:
         address = chosen.randrange(1 << bits) if family is Family.IPV4 else (0x2001 << 112) + chosen.randrange(1 << 112)
         if not any(low <= address <= high for low, high in barred):
             fair.append(address)
