@@ -393,3 +393,11 @@ def test_what_conntrack_sees_of_a_connection_half_of_which_is_untracked() -> Non
         ("-A INPUT -m state --state ESTABLISHED,INVALID -j DROP", Outcome.CONNECTED),
     ):
         assert outcome(answer(ruleset(*raw, *chains, rule)), "192.0.2.1") is expected, rule
+
+
+def test_snat_on_the_way_in_is_not_followed_and_says_so() -> None:
+    nat = ("*nat", ":INPUT ACCEPT [0:0]", ":POSTROUTING ACCEPT [0:0]")
+    rule = "-A INPUT -s 192.0.2.0/24 -p tcp -j SNAT --to-source 10.9.9.9"
+    found = answer(ruleset(*nat, rule, "-A POSTROUTING -j MASQUERADE"))
+    assert shown(found, Outcome.UNCERTAIN) == ("192.0.2.0/24",)
+    assert [r.text for r in found.rules if r.outcome is Outcome.UNCERTAIN] == [rule]

@@ -1,6 +1,11 @@
 """Who can reach the port, and what the others see: pure functions of a ruleset and a question, without I/O.
 
-`analyse` answers for all sources at once, `trace` tells one source's way. The theory is in walk.py.
+`analyse` answers for all sources at once, `trace` tells one source's way.
+
+- addresses, sources: sets of addresses; ruleset, question: the model, what is asked and what comes back
+- iptables, nftables, ipsets, wrappers: texts and listings to the model
+- packet: what matches see of a packet; walk: base chains (the theory of it all); hooks: which ones, in which order
+- route: what is martian, which way replies leave; journey: the whole way; answer: the lists, and who decided
 """
 
 from __future__ import annotations

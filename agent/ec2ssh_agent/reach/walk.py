@@ -530,7 +530,8 @@ class Walk:
             self._translate(verdict, key, state=state, ranges=ranges)
         else:
             self._accept(key, state, ranges)
-            if kind in (Kind.QUEUE, Kind.UNKNOWN):
+            # SNAT on its way in: who the connection then seems to come from, and where its reply goes, is not followed.
+            if kind in (Kind.QUEUE, Kind.UNKNOWN) or kind is Kind.SNAT and self._hook == "input":
                 self.notes.doubt(key, ranges)
                 self.notes.end(Outcome.TIMEOUT, key, ranges)
             if kind is Kind.UNKNOWN:
