@@ -122,21 +122,22 @@ def mend(
         if not chosen:
             break
         ladder, rung = chosen
+        if ladder.finding.fault not in {fault for fault, _ in tried}:  # a ladder is one attempt, whatever its height
+            remembered = memory.attempted(remembered, ladder.finding.fault, config, host.monotonic(), by)
         tried.add((ladder.finding.fault, rung.name))
-        remembered = memory.attempted(remembered, ladder.finding.fault, config, host.monotonic(), by)
         try:
             memory.save(host, remembered)
         except HostError as error:
             advice[ladder.finding.fault] = f"nothing is done, for it could not be recorded: {error}"
             continue
-        record, now, said = _attempt(host, config, remembered, ladder, rung, now, actor=actor, busy=busy)
+        record, now, said = _attempt(host, config, remembered, ladder, rung, actor=actor, busy=busy)
         advice[ladder.finding.fault] = said
         made += [record] if record else []
     return Done(now, remembered, tuple(made), advice, again)
 
 
 def _attempt(
-    host: Host, config: Config, remembered: Memory, ladder: Ladder, rung: Rung, before: Look, *, actor: str, busy: Busy
+    host: Host, config: Config, remembered: Memory, ladder: Ladder, rung: Rung, *, actor: str, busy: Busy
 ) -> tuple[Optional[Record], Look, str]:
     """One rung: made, judged by a new look, kept or undone. Gives its record, the machine after it, and what to say."""
     finding = ladder.finding
@@ -147,11 +148,16 @@ def _attempt(
         return None, look(host, config, remembered, probe=False), f"{rung.name}: {error}; taken back"
     # Whether a hung sshd answers again only its banner tells; else a probe that libwrap refuses would cost seconds.
     after = look(host, config, remembered, probe=finding.id == "sshd-hung")
-    if finding.fault not in _critical(after.assessment):
-        record = execute.close(host, record, State.VERIFIED)
-        return record, after, f"mended by {rung.name}: " + "; ".join(typed)
-    undone = execute.undo(host, record, reason="it did not help", busy=busy)
-    return undone.record, look(host, config, remembered, probe=False), f"{rung.name} did not help and was taken back"
+    helped = finding.fault not in _critical(after.assessment)
+    try:
+        if helped:
+            record = execute.close(host, record, State.VERIFIED)
+            return record, after, f"mended by {rung.name}: " + "; ".join(typed)
+        record = execute.undo(host, record, reason="it did not help", busy=busy).record
+    except AgentError as error:
+        # The record stays open: the next pass begins with taking it back.
+        return record, after, f"{rung.name} {'helped' if helped else 'did not help'}, but cannot be closed: {error}"
+    return record, look(host, config, remembered, probe=False), f"{rung.name} did not help and was taken back"
 
 
 def _clock(host: Host) -> Clock:

@@ -6,39 +6,38 @@ owner (ufw, firewalld) are the owner's from then on and stay.
 
 from __future__ import annotations
 
+import re
+
 from . import diagnose, memory, passes
 from .config import Config
 from .host import Host
-from .model import AgentError, Seen
+from .model import AgentError
 from .passes import Done
 from .reach.ruleset import Rule, Ruleset
 from .repair import execute, records
 from .repair.records import Record, State
 from .steps import Insert
 
+_COMMENT = re.compile(r"ec2ssh-agent:([0-9]{8}T[0-9]{6}-[0-9a-f]{4})")
 _QUIET = 3.0  # seconds since the repair: what made it needed may still be at work
 
 
 def idle_openings(host: Host, config: Config, done: Done) -> Done:
     """Takes back each opening that is needed no more; at most one a pass, since each changes what the next hangs on."""
     ruleset = done.look.ruleset
-    if (
-        ruleset is None
-        or config.repair_mode != "repair"
-        or isinstance(done.look.facts.machine.busy, Seen)
-        and done.look.facts.machine.busy.value
-    ):
+    if ruleset is None or config.repair_mode != "repair":
         return done
-    for record in records.all(host, most=records.KEEP):
-        if not _standing_opening(record, ruleset):
+    for name in _marked(ruleset):
+        try:
+            record = records.load(host, name)
+        except AgentError:
+            continue  # the comment of another agent, or of one whose state was purged
+        if record.state is not State.VERIFIED or not all(isinstance(step, Insert) for step in record.steps):
             continue
-        without = _without(ruleset, record.id)
-        reach = done.look.rehearse(without)
-        baseline = memory.baseline(done.memory)
-        verdict = diagnose.diagnose(done.look.facts, reach, config, baseline=baseline)
-        if verdict.gaps or not verdict.reach.answers:
+        if _needed(ruleset, record, config, done):
             continue
-        left = _QUIET - (host.now() - record.closed)
+        busy = diagnose.seen(done.look.facts.machine.busy)
+        left = max(_QUIET - (host.now() - record.closed), _QUIET if busy else 0.0)
         if 0 < left <= _QUIET:
             return done._replace(again=left if done.again is None else min(left, done.again))
         try:
@@ -51,12 +50,18 @@ def idle_openings(host: Host, config: Config, done: Done) -> Done:
     return done
 
 
-def _standing_opening(record: Record, ruleset: Ruleset) -> bool:
-    if record.state is not State.VERIFIED or not record.steps:
-        return False
-    return all(isinstance(step, Insert) for step in record.steps) and any(
-        _ours(rule, record.id) for table in ruleset.tables for chain in table.chains.values() for rule in chain.rules
-    )
+def _marked(ruleset: Ruleset) -> list[str]:
+    """The changes whose rules are in the ruleset, by their comments."""
+    rules = (rule for table in ruleset.tables for chain in table.chains.values() for rule in chain.rules)
+    return sorted({found for rule in rules for found in _COMMENT.findall(rule.text)})
+
+
+def _needed(ruleset: Ruleset, record: Record, config: Config, done: Done) -> bool:
+    """Whether somebody who got in before would be left out without it."""
+    reach = done.look.rehearse(_without(ruleset, record.id))
+    baseline = memory.baseline(done.memory)
+    verdict = diagnose.diagnose(done.look.facts, reach, config, baseline=baseline)
+    return bool(verdict.gaps) or not verdict.reach.answers
 
 
 def _ours(rule: Rule, change: str) -> bool:
