@@ -255,8 +255,13 @@ def test_loops_and_depth_and_missing_chains_are_errors() -> None:
     deep = [f":c{n} - [0:0]" for n in range(400)] + [f"-A c{n} -j c{n + 1}" for n in range(399)]
     with pytest.raises(AnalysisError, match="nested"):
         answer(ruleset("*filter", ":INPUT ACCEPT [0:0]", *deep, "-A INPUT -j c0"))
-    nested = [f":c{n} - [0:0]" for n in range(200)] + [f"-A c{n} -j c{n + 1}" for n in range(199)]
+    nested = [f":c{n} - [0:0]" for n in range(100)] + [f"-A c{n} -j c{n + 1}" for n in range(99)]
     assert outcome(answer(ruleset("*filter", ":INPUT ACCEPT [0:0]", *nested, "-A INPUT -j c0")), "192.0.2.1")
+    marks = "-p tcp -m multiport ! --sports {0}:{0} -j MARK --set-mark {0}"
+    steep = [f":c{n} - [0:0]" for n in range(100)] + [
+        f"-A c{n} {rule}" for n in range(99) for rule in (marks.format(n + 2000), f"-g c{n + 1}")
+    ]
+    assert outcome(answer(ruleset("*filter", ":INPUT ACCEPT [0:0]", *steep, "-A INPUT -j c0")), "192.0.2.1")
     wide = [f":c{n} - [0:0]" for n in range(60)] + [f"-A c{n} -j c{n + 1}" for n in range(59) for _ in (0, 1)]
     with pytest.raises(AnalysisError, match="visit"):
         answer(ruleset("*filter", ":INPUT ACCEPT [0:0]", *wide, "-A INPUT -j c0"))

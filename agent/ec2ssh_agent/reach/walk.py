@@ -15,7 +15,7 @@ connection, until one of them translates it.
 A kernel's rejection (RST or ICMP) passes OUTPUT and POSTROUTING itself, as RELATED; dropped there, the client sees
 nothing. Those are collected (`rejections`) and walked once per leg.
 
-Limits: chains nested deeper than 200, loops, more than 4,096 states or 2,000,000 rules visited in one
+Limits: chains nested deeper than 100, loops, more than 4,096 states or 2,000,000 rules visited in one
 base chain are errors, not guesses.
 Cost: a rule whose constants do not fit the packet costs a few comparisons; sources are touched only by rules that
 decide, in chunks, so that the whole is near linear in rules.
@@ -63,7 +63,7 @@ from .ruleset import (
 )
 from .sources import Sources
 
-_DEEPEST = 200
+_DEEPEST = 100
 _MOST_STATES = 4096
 _MOST_VISITS = 2_000_000
 _MOST_PORTS = 64
@@ -307,7 +307,11 @@ class Walk:
         self._accepted: list[tuple[State, Ranges]] = []
         self._active = []
         self._budget = _MOST_VISITS
-        left = self._chain(base, chain, flows, 0)
+        try:
+            left = self._chain(base, chain, flows, 0)
+        except RecursionError as error:
+            # Rules that part their sources many times on the way to each jump.
+            raise AnalysisError(f"table {table.label}: chains are nested too deep") from error
         accepted = self._accepted
         if not left:
             return merged(accepted)
@@ -330,7 +334,7 @@ class Walk:
             raise AnalysisError(f"table {base.table.label}: chain {chain.name} is entered from itself")
         if depth > _DEEPEST:
             raise AnalysisError(f"table {base.table.label}: chains are nested deeper than {_DEEPEST}")
-        self._budget -= len(chain.rules) + 5  # to enter a chain costs as much as five rules
+        self._budget -= len(chain.rules) + 10  # to enter a chain costs as much as ten rules
         if self._budget < 0:
             raise AnalysisError(f"table {base.table.label}: a packet may visit too many rules ({_MOST_VISITS})")
         self._active.append(chain.name)
