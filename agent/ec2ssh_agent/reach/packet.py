@@ -435,7 +435,8 @@ class View:
             return not item.negated
         if not found:
             return item.negated
-        ranges = addresses.normal(r for _, part in found if not isinstance(part, bool) for r in part)
+        parts = [part for _, part in found if not isinstance(part, bool)]
+        ranges = parts[0] if len(parts) == 1 else addresses.normal(item for part in parts for item in part)
         return addresses.complement(ranges, self.scene.family) if item.negated else ranges
 
     def elements(self, item: Lookup) -> Union[list[tuple[object, Union[bool, Ranges]]], Split, None]:
