@@ -114,6 +114,7 @@ def test_a_full_disk_stops_no_report_and_leaves_nothing_half_written() -> None:
             f"cp -a /root/state/. {state}/;"
             f"dd if=/dev/zero of={state}/full status=none || true"
         )
+        made.run("iptables -A INPUT -p tcp --dport 23 -j DROP; iptables -D INPUT -p tcp --dport 23 -j DROP")
         before = made.snapshot()
         made.run("iptables -A INPUT -p tcp --dport 22 -j DROP")
         wait_for("the finding", lambda: "firewall-drop" in findings(made), 30)
