@@ -63,6 +63,8 @@ run_kind() {
     started=$(date +%s)
     report=$(mktemp)
     status=0
+    # Instances mostly wait: two at a time, the tests of a file one after the other.
+    [ "$kind" != instance ] || set -- "$@" -n 2 --dist loadfile
     "$python" -m pytest -q "tests/$kind" --junitxml="$report" --durations=5 "$@" </dev/null || status=$?
     seconds=$(($(date +%s) - started))
     counts=$("$python" - "$report" <<'PY'

@@ -156,7 +156,7 @@ def agent_layer(base: Path) -> Path:
     with _locked("layer"):
         if not made.is_dir():
             made.parent.mkdir(parents=True, exist_ok=True)
-            for old in sorted(made.parent.glob(f"{base.name}-*"), key=lambda path: path.stat().st_mtime)[:-8]:
+            for old in sorted(made.parent.glob(f"{base.name}-*"), key=lambda path: path.stat().st_mtime)[:-24]:
                 shutil.rmtree(old, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=made.parent, prefix="new-") as name:
                 top, work, merged = (Path(name) / part for part in ("top", "work", "merged"))
