@@ -185,13 +185,19 @@ class Maker:
             words.append("-p tcp -m tcp")
             words += self._tcp()
         elif self.chance(0.15):
-            words.append(self.pick("-p udp", "! -p udp", "-p icmp" if self.family is Family.IPV4 else "-p ipv6-icmp"))
+            words.append(self.pick("-p udp", "! -p udp", self._icmp(), self._icmp()))
         if self.chance(0.93 if "DROP" in target or "REJECT" in target else 0.75):
             # Most rules are about some of the sources, or the rulesets would answer all of them alike.
             words.append(self._parting(hook))
         for _ in range(self.random.choice((0, 0, 0, 1, 1, 2))):
             words.append(self._match(table, hook, tcp))
         return " ".join(word for word in (f"-A {chain}", *_options_once(words), target) if word)
+
+    def _icmp(self) -> str:
+        v4 = self.family is Family.IPV4
+        protocol, match, option = ("icmp", "icmp", "--icmp-type") if v4 else ("ipv6-icmp", "icmp6", "--icmpv6-type")
+        kinds = ("3", "3/1", "3/3", "host-prohibited", "8") if v4 else ("1", "1/1", "1/4", "no-route", "135")
+        return f"-p {protocol}" + (f" -m {match} {self._no()}{option} {self.pick(*kinds)}" if self.chance(0.7) else "")
 
     def _tcp(self) -> list[str]:
         ports = self.pick(
@@ -221,7 +227,7 @@ class Maker:
             states = ",".join(self.random.sample(_STATES, self.random.choice((1, 1, 2, 3))))
             return self.pick(f"-m conntrack {self._no()}--ctstate {states}", f"-m state {self._no()}--state {states}")
         if kind == "interface":
-            return self._interface(hook)
+            return self._interface(table, hook)
         if kind == "set" and self.names:
             return self._in_set()
         if kind == "range":
@@ -268,8 +274,10 @@ class Maker:
             return f"{self._no()}{self.pick('-s', '-d')} {self.local}"
         return f"{self._no()}{side} {self._net()}"
 
-    def _interface(self, hook: str) -> str:
+    def _interface(self, table: str, hook: str) -> str:
         """iptables takes `-i` only where there is an input interface; in a user chain, both."""
+        if hook == "PREROUTING" and table in ("raw", "mangle") and self.chance(0.3):
+            return f"-m rpfilter{self.pick('', ' --loose', ' --invert')}"
         sides = {"PREROUTING": ("-i",), "INPUT": ("-i",), "OUTPUT": ("-o",), "POSTROUTING": ("-o",)}.get(
             hook, ("-i", "-o")
         )

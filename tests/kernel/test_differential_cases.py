@@ -30,6 +30,13 @@ CASES = {
         "filter: -A OUTPUT -m state --state RELATED -j DROP",
         f"filter: -A INPUT {B} -j REJECT",
     ],
+    "an ICMP error has its type and code": [
+        f"filter: -A INPUT {A} -j REJECT --reject-with icmp-host-prohibited",
+        f"filter: -A INPUT {B} -j REJECT",
+        "filter: -A INPUT -s 10.0.0.0/8 -j REJECT --reject-with icmp-net-unreachable",
+        "filter: -A OUTPUT -p icmp --icmp-type port-unreachable -j DROP",
+        "filter: -A OUTPUT -p icmp --icmp-type 3/0 -j DROP",
+    ],
     "an untracked SYN's RST is INVALID": [
         f"raw: -A PREROUTING {A} -j CT --notrack",
         "filter: -A INPUT -p tcp -j REJECT --reject-with tcp-reset",
@@ -134,6 +141,9 @@ def text(lines: list[str], family: Family) -> str:
             ("10.0.0.0/8", "fd00::/8"),
             ("240.0.0.0/4", "2000::/16"),
             ("icmp-host-prohibited", "icmp6-adm-prohibited"),
+            ("icmp-net-unreachable", "icmp6-no-route"),
+            ("-p icmp --icmp-type port-unreachable", "-p ipv6-icmp --icmpv6-type port-unreachable"),
+            ("-p icmp --icmp-type 3/0", "-p ipv6-icmp --icmpv6-type 1/0"),
         ):
             whole = whole.replace(old, new)
     return whole

@@ -47,7 +47,7 @@ QUESTION = Question(
     (Route(Family.IPV4, (0, (1 << 32) - 1), "eth0"),),
 )
 _TERMINAL = (Kind.ACCEPT, Kind.DROP, Kind.REJECT)
-_REJECTS = ("tcp-reset", "icmp-port-unreachable", "icmp-host-prohibited")
+_REJECTS = ("tcp-reset", "port-unreachable", "host-prohibited")
 
 
 class _Maker:

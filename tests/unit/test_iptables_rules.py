@@ -257,8 +257,11 @@ def test_a_rule_of_ipv6_means() -> None:
     )
     assert items("-p icmpv6 --icmpv6-type neighbour-solicitation", six)[1] == is_in(Field.ICMPV6_TYPE, (135, 135))
     assert items("-p icmpv6 -m icmpv6 --icmpv6-type 135", six)[1] == is_in(Field.ICMPV6_TYPE, (135, 135))
-    assert items("-p icmpv6 --icmpv6-type 135/1", six)[1] == NEVER
-    assert items("-p icmpv6 ! --icmpv6-type 135/1", six) == (is_in(Field.L4PROTO, (58, 58)),)
+    coded = Lookup(
+        (Selector(Field.ICMPV6_TYPE), Selector(Field.ICMP_CODE)), (Element((((135, 135),), ((1, 1),))),), name="icmp"
+    )
+    assert items("-p icmpv6 --icmpv6-type 135/1", six)[1] == coded
+    assert items("-p icmpv6 ! --icmpv6-type 135/1", six)[1] == coded._replace(negated=True)
     # Unlike IPv4's, IPv6's types are conditions, and a local address is unicast, too (xt_addrtype.c).
     assert items("-m addrtype --src-type UNICAST", six) == (is_in(Field.SADDR_TYPE, (1, 2)),)
     assert items("-m addrtype --src-type UNICAST,LOCAL", six) == (is_in(Field.SADDR_TYPE, (2, 2)),)

@@ -105,17 +105,34 @@ _ICMPV6 = {
 }  # fmt: skip
 
 
+#: Codes of the types that a rejection may have: names of those alone are of one code.
+_ICMP_CODES = {
+    Field.ICMP_TYPE: {
+        "network-unreachable": 0, "host-unreachable": 1, "protocol-unreachable": 2, "port-unreachable": 3,
+        "fragmentation-needed": 4, "source-route-failed": 5, "network-unknown": 6, "host-unknown": 7,
+        "network-prohibited": 9, "host-prohibited": 10, "tos-network-unreachable": 11, "tos-host-unreachable": 12,
+        "communication-prohibited": 13, "host-precedence-violation": 14, "precedence-cutoff": 15,
+    },
+    Field.ICMPV6_TYPE: {
+        "no-route": 0, "communication-prohibited": 1, "beyond-scope": 2, "address-unreachable": 3,
+        "port-unreachable": 4, "failed-policy": 5, "reject-route": 6,
+    },
+}  # fmt: skip
+
+
 def _icmp(field: Field, names: dict[str, int]) -> Callable[[Option, Context], Built]:
     def read(option: Option, context: Context) -> Built:
         kind, slash, code = option.value.partition("/")
         if kind in ("any", "255"):
             return (NEVER,) if option.negated else ()
         number = names[kind] if kind in names and not slash else values.number(kind, 255)
-        low, high = values.span(code, 255)[0] if slash else (0, 255)
-        if low > 0 and number in (135, 136):
-            # Neighbour discovery has code 0, and no other ICMP is asked about.
-            return () if option.negated else (NEVER,)
-        return _test(field, ((number, number),), option)
+        codes = values.span(code, 255) if slash else ((0, 255),)
+        if kind in _ICMP_CODES[field] and not slash:
+            codes = ((_ICMP_CODES[field][kind],) * 2,)
+        if codes == ((0, 255),):
+            return _test(field, ((number, number),), option)
+        wanted = Element((((number, number),), codes))
+        return (Lookup((Selector(field), Selector(Field.ICMP_CODE)), (wanted,), option.negated, name="icmp"),)
 
     return read
 

@@ -117,7 +117,7 @@ class Journey:
                 sources = flows.pop(state)
                 key = self.notes.kernel("ack", "the ACK arrives at the untranslated address or port: not tracked")
                 self._tell(key, sources.all(), "reject")
-                stray = Rejection(Outcome.CLOSED, key, True, state, sources.all())
+                stray = Rejection(Outcome.CLOSED, key, "", state, sources.all())
                 self._sent(packets.STRAY_RESET, state._replace(conn=packets.Conn.NONE, nat=None), [stray])
         return flows
 
@@ -191,7 +191,7 @@ class Journey:
                 continue
             key = self.notes.kernel("socket", f"nothing listens on port {port}")
             self._tell(key, sources.all(), "reject")
-            self._sent(packets.NO_LISTENER, state, [Rejection(Outcome.REFUSED, key, True, state, sources.all())])
+            self._sent(packets.NO_LISTENER, state, [Rejection(Outcome.REFUSED, key, "", state, sources.all())])
         return _next(met, inside=True)
 
     def _listens(self, address: int, port: int) -> bool:
@@ -212,12 +212,11 @@ class Journey:
     def _answer_rejections(self, reset: Packet) -> None:
         """Walks the rejections of the last leg out; those that get lost leave the client waiting."""
         rejections, self.walk.rejections = self.walk.rejections, []
-        groups: dict[tuple[bool, State], list[Rejection]] = {}
+        groups: dict[tuple[str, State], list[Rejection]] = {}
         for rejection in rejections:
-            groups.setdefault((rejection.reset, rejection.state), []).append(rejection)
-        icmp = packets.ICMP_ERROR if self.local.family is Family.IPV4 else packets.ICMP6_ERROR
-        for (is_reset, state), members in groups.items():
-            self._sent(reset if is_reset else icmp, state, members)
+            groups.setdefault((rejection.how, rejection.state), []).append(rejection)
+        for (how, state), members in groups.items():
+            self._sent(reset if how == "tcp-reset" else packets.icmp_error(how, self.local.family), state, members)
 
     def _loop_resets(self) -> None:
         """The RSTs of SYN-ACKs that were rejected. They go to this host, in the client's name: rejected on their way,

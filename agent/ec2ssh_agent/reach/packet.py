@@ -78,7 +78,9 @@ class Packet(NamedTuple):
     protocol: int = 6
     flags: Optional[int] = None
     icmp: Optional[int] = None
+    code: int = 0  # of ICMP
     options: frozenset[int] = frozenset()
+    perhaps: frozenset[int] = frozenset()  # options that hang on settings of this host
     multicast: bool = False  # to the solicited-node group
     attached: bool = False  # an answer of the kernel that carries its cause's connection: RELATED from the start
     looped: bool = False  # an answer to this host, in the remote end's name, over lo
@@ -90,21 +92,42 @@ class Packet(NamedTuple):
 
 
 SYN = Packet("syn", "syn", False, flags=2, options=frozenset((2, 3, 4, 8)))
-SYN_ACK = Packet("syn-ack", "reply", True, flags=18, options=frozenset((2, 3, 4, 8)))
-ACK = Packet("ack", "ack", False, flags=16, options=frozenset((8,)))
-BANNER = Packet("banner", "reply", True, flags=24, options=frozenset((8,)))
+SYN_ACK = Packet("syn-ack", "reply", True, flags=18, options=frozenset((2,)), perhaps=frozenset((3, 4, 8)))
+ACK = Packet("ack", "ack", False, flags=16, perhaps=frozenset((8,)))
+BANNER = Packet("banner", "reply", True, flags=24, perhaps=frozenset((8,)))
 NO_LISTENER = Packet("rst", "reply", True, flags=20)
 STRAY_RESET = Packet("rst", "reply", True, flags=4)
 RESET = Packet("rst", "reply", True, flags=20, attached=True)
 RESET_ACK = Packet("rst", "reply", True, flags=4, attached=True)
 LOOPED_OUT = Packet("rst", "reply", True, flags=4, attached=True, looped=True)
 LOOPED_IN = LOOPED_OUT._replace(outbound=False)
-ICMP_ERROR = Packet("icmp", "reply", True, protocol=1, icmp=3, attached=True)
-ICMP6_ERROR = Packet("icmp", "reply", True, protocol=58, icmp=1, attached=True)
 SOLICITATION_IN = Packet("neighbour-solicitation", "syn", False, protocol=58, icmp=135, multicast=True)
 ADVERTISEMENT_IN = Packet("neighbour-advertisement", "syn", False, protocol=58, icmp=136)
 SOLICITATION_OUT = Packet("neighbour-solicitation", "reply", True, protocol=58, icmp=135, multicast=True)
 ADVERTISEMENT_OUT = Packet("neighbour-advertisement", "reply", True, protocol=58, icmp=136)
+
+
+_CODES = {
+    Family.IPV4: {
+        "net-unreachable": 0, "no-route": 0, "host-unreachable": 1, "prot-unreachable": 2, "port-unreachable": 3,
+        "net-prohibited": 9, "host-prohibited": 10, "admin-prohibited": 13,
+    },
+    Family.IPV6: {
+        "no-route": 0, "admin-prohibited": 1, "addr-unreachable": 3, "host-unreachable": 3, "port-unreachable": 4,
+        "policy-fail": 5, "reject-route": 6,
+    },
+}  # fmt: skip
+
+
+def knows_error(how: str, family: Family) -> bool:
+    return not how or how in _CODES[family]
+
+
+def icmp_error(how: str, family: Family) -> Packet:
+    """The ICMP error of `reject with HOW`, of `icmpx` as well (nft(8)); without a word it is port-unreachable."""
+    code = _CODES[family][how or "port-unreachable"]
+    v4 = family is Family.IPV4
+    return Packet("icmp", "reply", True, protocol=1 if v4 else 58, icmp=3 if v4 else 1, code=code, attached=True)
 
 
 class Split(NamedTuple):
@@ -263,6 +286,7 @@ class View:
             values[Field.TCPOPTION] = OPTIONS
         else:
             values[Field.ICMP_TYPE if packet.protocol == 1 else Field.ICMPV6_TYPE] = packet.icmp
+            values[Field.ICMP_CODE] = packet.code
             # nft's `th dport` takes the bytes at a port's place for one, whatever the protocol.
             values[Field.SPORT] = values[Field.DPORT] = UNKNOWN
         if state.track in _WITH_CONNECTION:
@@ -316,7 +340,7 @@ class View:
         selector = item.selector
         value = self.values.get(selector.field)
         if value is OPTIONS:
-            value = int(selector.key in self.packet.options)
+            value = UNKNOWN if selector.key in self.packet.perhaps else int(selector.key in self.packet.options)
         if type(value) is int:
             if selector.mask is not None or selector.xor or selector.shift:
                 value = _selected(selector, value)

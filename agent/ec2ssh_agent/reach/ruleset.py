@@ -55,6 +55,7 @@ class Field(enum.Enum):
     TCPOPTION = "tcpoption"  # 1 if the option `key` is there, else 0
     ICMP_TYPE = "icmptype"
     ICMPV6_TYPE = "icmpv6type"
+    ICMP_CODE = "icmpcode"  # of either version
     FRAGMENT = "fragment"  # 1 for a second or further fragment (never, for our packet)
     IIF = "iif"
     OIF = "oif"

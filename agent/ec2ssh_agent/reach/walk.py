@@ -23,7 +23,6 @@ decide, in chunks, so that the whole is near linear in rules.
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple, Optional, Union
 
 from . import addresses
@@ -42,6 +41,7 @@ from .packet import (
     Split,
     State,
     View,
+    knows_error,
     map_verdicts,
 )
 from .question import Outcome, Visit
@@ -74,18 +74,13 @@ Flows = dict[State, Sources]
 
 
 # What a client sees of a rejection (measured, facts.md); all others are "no route to host" and its kin.
-_REFUSING = ("", "tcp-reset", "tcp-rst", "reset", "port-unreachable", "port-unreach")
-_REJECT_PREFIX = re.compile("^(icmpx|icmpv6|icmp6|icmp)-")
+_RESET = "tcp-reset"
+_REFUSING = ("", _RESET, "port-unreachable")
 
 
 def rejected(how: str) -> Outcome:
     """What a client sees of `reject with HOW`, in nft's words, `icmpx` ones included."""
-    name = _REJECT_PREFIX.sub("", how.lower().replace("_", "-").replace(" ", "-"))
-    return Outcome.REFUSED if name in _REFUSING else Outcome.UNREACHABLE
-
-
-def is_reset(how: str) -> bool:
-    return how.lower().replace(" ", "-") in ("tcp-reset", "tcp-rst", "reset")
+    return Outcome.REFUSED if how in _REFUSING else Outcome.UNREACHABLE
 
 
 class Rejection(NamedTuple):
@@ -93,7 +88,7 @@ class Rejection(NamedTuple):
 
     outcome: Outcome
     key: Key
-    reset: bool
+    how: str  # nft's word for it
     state: State
     ranges: Ranges
 
@@ -580,8 +575,13 @@ class Walk:
             frame.put += left.items()
 
     def _reject(self, verdict: Verdict, key: Key, *, state: State, ranges: Ranges) -> None:
-        packet, reset = self._packet, is_reset(verdict.reject)
+        packet, reset = self._packet, verdict.reject == _RESET
         assert packet is not None
+        if not reset and not knows_error(verdict.reject, self.scene.family):
+            self.notes.doubt(key, ranges)
+            for possible in (Outcome.TIMEOUT, Outcome.REFUSED, Outcome.UNREACHABLE):
+                self.notes.end(possible, key, ranges)
+            return
         outcome = Outcome.TIMEOUT
         if packet.stage == "syn" or packet.looped and not reset:
             outcome = rejected(verdict.reject)
@@ -591,7 +591,7 @@ class Walk:
         if outcome is Outcome.TIMEOUT and not loops or self._hook == "ingress":
             self.notes.end(outcome, key, ranges)
         else:
-            self.rejections.append(Rejection(outcome, key, reset, state, ranges))
+            self.rejections.append(Rejection(outcome, key, verdict.reject, state, ranges))
 
     def _translate(self, verdict: Verdict, key: Key, *, state: State, ranges: Ranges) -> None:
         """DNAT and REDIRECT of the SYN (nf_nat_core.c, nf_nat_redirect.c)."""
