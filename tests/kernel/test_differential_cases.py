@@ -5,7 +5,9 @@ Nothing here is expected of the kernel: it is asked, every time.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -122,10 +124,14 @@ CASES = {
 }
 
 
+BACKENDS = (Backend.LEGACY, Backend.IPTABLES_NFT)
+
+
 @pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with world(other=OTHER) as made:
-        yield made
+def places() -> Iterator[list[World]]:
+    """One for each backend: they wait for their timeouts together."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(world(other=OTHER)) for _ in BACKENDS]
 
 
 def text(lines: list[str], family: Family) -> str:
@@ -149,12 +155,16 @@ def text(lines: list[str], family: Family) -> str:
     return whole
 
 
+def wrong(place: World, backend: Backend, lines: list[str]) -> list[str]:
+    wanted = [Layer(family, backend, Made(text(lines, family), "", edges=(), unknowable=False)) for family in Family]
+    refused = load(place, wanted)
+    if refused:
+        return [refused]
+    return differences(place, wanted, [source for family in Family for source in SOURCES[family]])
+
+
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("backend", [Backend.LEGACY, Backend.IPTABLES_NFT], ids=["legacy", "nft"])
-def test_the_analysis_says_what_the_kernel_does(place: World, name: str, backend: Backend) -> None:
-    wanted = [
-        Layer(family, backend, Made(text(CASES[name], family), "", edges=(), unknowable=False)) for family in Family
-    ]
-    assert load(place, wanted) is None
-    wrong = differences(place, wanted, [source for family in Family for source in SOURCES[family]])
-    assert not wrong, "\n".join(wrong)
+def test_the_analysis_says_what_the_kernel_does(places: list[World], name: str) -> None:
+    with ThreadPoolExecutor(len(BACKENDS)) as pool:
+        found = list(pool.map(wrong, places, BACKENDS, [CASES[name]] * len(BACKENDS)))
+    assert found == [[] for _ in BACKENDS], "\n".join(line for lines in found for line in lines)
