@@ -30,6 +30,8 @@ from .repair.work import Busy, StepFailed
 from .status import Document
 from .steps import CHANGE, Ladder, Rung, commands
 
+_RETRY = 1.0  # seconds
+
 
 class Look(NamedTuple):
     """One look at the machine, and what it means."""
@@ -133,6 +135,9 @@ def mend(
         record, now, said = _attempt(host, config, remembered, ladder, rung, actor=actor, busy=busy)
         advice[ladder.finding.fault] = said
         made += [record] if record else []
+    if {fault for fault, _ in tried} & _critical(now.assessment):
+        # What did not help may help in a moment (somebody else was at work); the circuit bounds how often.
+        again = _RETRY if again is None else min(again, _RETRY)
     return Done(now, remembered, tuple(made), advice, again)
 
 

@@ -162,3 +162,29 @@ def test_the_agent_is_stopped_or_killed_while_an_owners_tool_is_at_work(owner: s
             made.run(heals[owner])
             made.agent("resume")
             made.client.wait_ssh(60)
+
+
+def test_no_fight_with_whoever_reverts_the_repair() -> None:
+    """Another manager takes each opening out at once: a few attempts, then it is named and left alone."""
+    config = "[repair]\nsettle = 0s\nbaseline_after = 1s\nmax_attempts = 3\nwindow = 10m\n"
+    other = (
+        "#!/bin/sh\n"
+        "while sleep 0.05; do iptables-save -t filter | grep -q ec2ssh-agent && iptables -F INPUT;"
+        " iptables -C INPUT -p tcp --dport 22 -j DROP 2>/dev/null || iptables -A INPUT -p tcp --dport 22 -j DROP; done\n"
+    )
+    with boot(config=config) as made:
+        wait_baseline(made)
+        made.write("/root/other", other, 0o755)
+        made.run("systemd-run -q --unit=other /root/other")
+        wait_for("the open circuit", lambda: bool(status(made)["circuit"]), 60)
+        text = " ".join(status(made)["circuit"].values())
+        assert "iptables" in text, text
+        changes = made.run("ls /var/lib/ec2ssh-agent/changes | wc -l").out.strip()
+        for _ in range(10):
+            made.run("iptables -A INPUT -p tcp --dport 2222 -j ACCEPT; sleep 0.3")
+        assert made.run("ls /var/lib/ec2ssh-agent/changes | wc -l").out.strip() == changes == "3"
+        page = made.agent("status").out
+        assert "left alone" in page and "SSH is UNREACHABLE" in page, page
+        made.run("systemctl stop other.service")
+        made.agent("resume", check=True)
+        made.client.wait_ssh(30)
