@@ -150,13 +150,12 @@ def _firewall(gap: Gap, walls: tuple[Deciding, ...]) -> Finding:
     weight = {o: sum(_count(rule.sources) for rule in walls if o in rule.possible) for o in _SYMPTOMS}
     outcome = max(weight, key=lambda item: weight[item])
     direction = "answers to" if all(rule.stage == "reply" for rule in walls) else "connections from"
-    who = ", ".join(addresses.cidrs(gap.wanted, gap.family)) if len(gap.wanted) <= 2 else "the clients"
     verb = {Outcome.TIMEOUT: "drops", Outcome.CLOSED: "cuts"}.get(outcome, "rejects")
     return Finding(
         _FIREWALL_IDS[outcome],
         Severity.CRITICAL,
         _SYMPTOMS[outcome],
-        f"the firewall {verb} {direction} {who} to port {gap.port} on {gap.interface} ({gap.family.value})",
+        f"the firewall {verb} {direction} the clients to port {gap.port} on {gap.interface} ({gap.family.value})",
         tuple(dict.fromkeys(_rule_text(rule) for rule in walls)),
         _FIREWALL_STEP,
         subject=f"{gap.interface}/{gap.family.value}",

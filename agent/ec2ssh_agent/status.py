@@ -55,7 +55,10 @@ def public(document: Mapping[str, Any]) -> Document:
         ],
         "unseen": document["reach"]["unseen"],
     }
-    shown["findings"] = [{**finding, "evidence": []} for finding in document["findings"]]
+    # What follows the colon of a repair's text are its commands, with the rules and sources that they name.
+    shown["findings"] = [
+        {**finding, "evidence": [], "repair": finding["repair"].partition(": ")[0]} for finding in document["findings"]
+    ]
     shown["repairs"] = [
         {key: repair[key] for key in ("id", "time", "finding", "outcome") if key in repair}
         for repair in document["repairs"]
