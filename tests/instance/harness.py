@@ -180,7 +180,7 @@ class Instance:
         self._generation += 1
         self.network = Network(f"{self.name}-{self._generation}")
         self.client = Client(self.network, self.key)
-        # A control group of its own: else the systemds of two instances would share one tree, and clear it for each other.
+        # A control group of its own: else two instances' systemds would share a tree, and clear it for each other.
         script = 'for c in $CGROUPS; do mkdir -p "$c" && echo $$ > "$c/cgroup.procs"; done; exec "$@"'
         argv = ["sh", "-c", script, "sh"]
         argv += ["setpriv", "--pdeathsig", "SIGKILL", "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"]

@@ -170,7 +170,8 @@ def test_no_fight_with_whoever_reverts_the_repair() -> None:
     other = (
         "#!/bin/sh\n"
         "while sleep 0.05; do iptables-save -t filter | grep -q ec2ssh-agent && iptables -F INPUT;"
-        " iptables -C INPUT -p tcp --dport 22 -j DROP 2>/dev/null || iptables -A INPUT -p tcp --dport 22 -j DROP; done\n"
+        " iptables -C INPUT -p tcp --dport 22 -j DROP 2>/dev/null ||"
+        " iptables -A INPUT -p tcp --dport 22 -j DROP; done\n"
     )
     with boot(config=config) as made:
         wait_baseline(made)

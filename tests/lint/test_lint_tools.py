@@ -26,19 +26,30 @@ def _shell_scripts() -> list[Path]:
     ]
 
 
-def run(*argv: object) -> None:
+def run(*argv: object, cwd: Path = ROOT) -> None:
     done = subprocess.run(
-        [str(word) for word in argv], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, text=True
+        [str(word) for word in argv], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, text=True
     )
     if done.returncode:
         pytest.fail(f"{argv[0]} exited {done.returncode}\n{done.stdout[-8000:]}", pytrace=False)
 
 
+def _python() -> list[Path]:
+    return [path for path in tracked() if path.suffix == ".py"]
+
+
 def test_ruff_finds_nothing() -> None:
-    files = [path for path in tracked() if path.suffix == ".py"]
-    run(
-        sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", "--select=E9,F63,F7,F82", *files
-    )
+    run(sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format=concise", *_python())
+
+
+def test_everything_is_as_ruff_formats_it() -> None:
+    run(sys.executable, "-m", "ruff", "format", "--no-cache", "--check", *_python())
+
+
+def test_mypy_finds_nothing_in_the_agent(tmp_path: Path) -> None:
+    # From there: in the tree's own directory the folder systemd would be taken for the module.
+    mypy = [sys.executable, "-m", "mypy", f"--cache-dir={tmp_path}", f"--config-file={ROOT}/pyproject.toml"]
+    run(*mypy, "ec2ssh_agent", cwd=ROOT / "agent")
 
 
 def test_shellcheck_finds_nothing() -> None:

@@ -6,10 +6,11 @@ import ipaddress
 import random
 
 import pytest
-from ec2ssh_agent.reach import addresses
-from ec2ssh_agent.reach.ruleset import Family
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ec2ssh_agent.reach import addresses
+from ec2ssh_agent.reach.ruleset import Family
 
 SMALL = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=8).map(addresses.normal)
 

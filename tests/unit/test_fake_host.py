@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from ec2ssh_agent.host import Denied, Failed, Host, HostError, NotFound, Ran, TimedOut, TooLarge
 from fake_host import FakeHost, hanging
 

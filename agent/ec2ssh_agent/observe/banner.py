@@ -19,6 +19,8 @@ from ..reach.ruleset import Family
 _GREETING = b"SSH-2.0-ec2ssh-agent\r\n"
 _MOST = 255  # RFC 4253: the longest identification line
 _SECONDS = 2.0
+#: On this machine itself a connection is made at once, or it is dropped: waiting for it would only delay the repair.
+_CONNECT = 0.3
 
 
 class Target(NamedTuple):
@@ -50,13 +52,13 @@ def probe(at: Target, *, seconds: float = _SECONDS) -> Fact[Banner]:
     family = socket.AF_INET if at.family is Family.IPV4 else socket.AF_INET6
     started = time.monotonic()
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
-        sock.settimeout(seconds)
+        sock.settimeout(min(seconds, _CONNECT))
         try:
             sock.connect((at.address, at.port))
         except ConnectionRefusedError:
             return Seen(Banner("", time.monotonic() - started, refused=True), where)
         except socket.timeout:
-            return Unseen(f"{where}: no connection within {seconds:g} s")
+            return Unseen(f"{where}: no connection within {min(seconds, _CONNECT):g} s")
         except OSError as error:
             return Unseen(f"{where}: {error.strerror}")
         try:
