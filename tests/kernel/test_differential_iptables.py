@@ -65,5 +65,6 @@ def test_the_analysis_says_what_the_kernel_does_with_iptables() -> None:
     wrong = [line for line in found if not line.startswith("!")]
     print(f"{count} rulesets, {len(refused)} not taken by iptables, {len(wrong)} wrong", file=sys.stderr)
     print("\n".join(line[:400] for line in refused), file=sys.stderr)
+    print("\n".join("\n".join(line.split("\n")[:2]) for line in wrong), file=sys.stderr)
     assert not wrong, "\n\n".join(wrong[:3])
     assert len(refused) <= count // 20 + 1, "\n".join(refused[:5])
