@@ -1,0 +1,102 @@
+"""When the agent holds back: the configuration, a person's word, history, and what is at work on the machine."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from ec2ssh_agent import daemon, memory, policy
+from ec2ssh_agent.config import FILE, Config
+from ec2ssh_agent.facts import Facts, Machine, Sshd, Wrappers
+from ec2ssh_agent.memory import Clock, Memory
+from ec2ssh_agent.model import Finding, Seen, Severity, Symptom, Unseen
+from fake_host import FakeHost
+
+FAULT = Finding("firewall-drop", Severity.CRITICAL, Symptom.TIMEOUT, "shut", ("a rule",), subject="eth0/ipv4")
+NOW = Clock(1_000_000.0, 5000.0)
+
+
+def held(
+    remembered: Memory, config: Optional[Config] = None, *, clock: Clock = NOW, actor: str = "daemon", **machine: Any
+) -> Optional[policy.Hold]:
+    none = Unseen("not needed")
+    facts = Facts(0.0, Sshd(), none, none, none, none, Wrappers(), none, none, Machine(**machine))
+    return policy.hold(config or Config(), remembered, FAULT, facts, clock=clock, actor=actor)
+
+
+def unhealthy(seconds: float) -> Memory:
+    return memory.verdict(Memory("i-1"), unhealthy=True, boot=NOW.boot - seconds)
+
+
+def test_a_fault_has_to_settle_first() -> None:
+    hold = held(unhealthy(0.1))
+    assert hold and hold.seconds is not None and 0.1 < hold.seconds < 0.3
+    assert held(unhealthy(1.0)) is None
+    assert held(unhealthy(0.1), actor="command") is None, "a person waits for nobody"
+
+
+def test_a_firewall_tool_at_work_is_waited_for_but_not_for_ever() -> None:
+    hold = held(unhealthy(1.0), busy=Seen(("iptables-restore",)))
+    assert hold and "iptables-restore" in hold.why and hold.seconds
+    assert held(unhealthy(31.0), busy=Seen(("apt-get",))) is None
+
+
+def test_pause_holds_everybody_back_and_ends_by_itself() -> None:
+    paused = memory.pause(unhealthy(1.0), NOW, 60.0)
+    for actor in ("daemon", "command"):
+        hold = held(paused, actor=actor)
+        assert hold and hold.seconds == 60.0
+    assert held(paused, clock=Clock(NOW.wall + 61, NOW.boot + 61)) is None
+    assert held(memory.resume(paused)) is None
+
+
+def test_only_the_daemon_is_bound_by_the_mode() -> None:
+    for mode in ("off", "dry-run"):
+        hold = held(unhealthy(1.0), Config(repair_mode=mode))
+        assert hold and mode in hold.why
+        assert held(unhealthy(1.0), Config(repair_mode=mode), actor="command") is None
+
+
+def test_what_was_undone_is_left_alone_until_the_thing_changes() -> None:
+    silenced = memory.hear(memory.silence(unhealthy(1.0), FAULT.fault), {FAULT.fault: policy.fingerprint(FAULT)})
+    assert held(silenced)
+    changed = FAULT._replace(evidence=("another rule",))
+    assert held(memory.hear(silenced, {FAULT.fault: policy.fingerprint(changed)})) is None
+    assert held(memory.hear(silenced, {})) is None, "it went away meanwhile"
+
+
+def test_a_circuit_opens_names_the_other_and_closes_again() -> None:
+    config = Config()
+    tried = unhealthy(1.0)
+    for number in range(3):
+        assert held(tried, config) is None
+        tried = memory.attempted(tried, FAULT.fault, config, NOW.boot - 3 + number, ("puppet (pid 7)",))
+    hold = held(tried, config)
+    assert hold and "puppet (pid 7)" in hold.why and hold.seconds and hold.seconds <= config.repair_window
+    assert held(tried, config, clock=Clock(NOW.wall + 601, NOW.boot + 601)) is None
+    assert held(memory.rearm(tried), config) is None
+
+
+def test_an_administrator_at_work_gets_the_grace_that_is_configured() -> None:
+    config = Config(repair_grace=10.0)
+    assert held(unhealthy(5.0), config, users=Seen(("ann 999000",)))
+    assert held(unhealthy(5.0), config, users=Seen(())) is None
+    assert held(unhealthy(11.0), config, users=Seen(("ann 999000",))) is None
+
+
+def test_a_bad_configuration_leaves_the_last_good_one_in_force() -> None:
+    host = FakeHost({FILE: b"[repair]\nsettle = 5s\n"})
+    config, trouble = daemon.configuration(host, FILE)
+    assert (config.repair_settle, trouble) == (5.0, None)
+    host.put(FILE, b"[repair]\nsettle = soon\n")
+    config, trouble = daemon.configuration(host, FILE)
+    assert config.repair_settle == 5.0
+    assert trouble and trouble.severity is Severity.WARNING and f"{FILE}:2" in trouble.evidence[0]
+
+
+def test_without_any_good_configuration_the_agent_only_reports() -> None:
+    config, trouble = daemon.configuration(FakeHost({FILE: b"nonsense\n"}), FILE)
+    assert config.repair_mode == "off"
+    assert trouble and trouble.severity is Severity.CRITICAL and trouble.symptom is Symptom.NONE
+    loose = FakeHost()
+    loose.put(FILE, b"", mode=0o666)
+    assert daemon.configuration(loose, FILE)[0].repair_mode == "off", "who can write it would be root"
