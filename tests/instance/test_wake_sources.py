@@ -15,8 +15,8 @@ SOON = 15.0  # seconds: far below every timer, far above what a loaded machine n
 CONFIG = """\
 [watch]
 interval = 1d
-pulse = {pulse}
-probe_interval = {probe}
+pulse = 1h
+probe_interval = 1h
 [repair]
 mode = off
 baseline_after = 1s
@@ -28,17 +28,19 @@ RESTART = "systemctl reset-failed ssh.service; systemctl restart ssh.service"
 @pytest.fixture(scope="module")
 def asleep() -> Iterator[Instance]:
     """The daemon wakes for events alone."""
-    with boot(config=CONFIG.format(pulse="1h", probe="1h")) as made:
+    with boot(config=CONFIG) as made:
         wait_baseline(made)
         yield made
 
 
-@pytest.fixture(scope="module")
-def pulsing() -> Iterator[Instance]:
+@pytest.fixture
+def pulsing(asleep: Instance) -> Iterator[Instance]:
     """It looks itself, once a second, and reads the banner every ten."""
-    with boot(config=CONFIG.format(pulse="1s", probe="10s")) as made:
-        wait_baseline(made)
-        yield made
+    path = "/etc/ec2ssh-agent/agent.conf.d/80-pulse.conf"
+    asleep.write(path, "[watch]\npulse = 1s\nprobe_interval = 10s\n")
+    asleep.run("systemctl reload ec2ssh-agent.service")
+    yield asleep
+    asleep.run(f"rm {path}; systemctl reload ec2ssh-agent.service")
 
 
 def published(made: Instance) -> str:
@@ -129,7 +131,7 @@ def test_a_reload_and_a_request(asleep: Instance) -> None:
 def test_a_hung_sshd_is_noticed_by_its_accept_queue(pulsing: Instance) -> None:
     pulsing.run(f"kill -STOP {PID}")
     try:
-        before = published(pulsing)
+        before = quiet(pulsing)
         began = time.monotonic()
         pulsing.run("bash -c 'exec 3<>/dev/tcp/127.0.0.1/22; (sleep 8 <&3) >/dev/null 2>&1 &'")
         wait_for("a pass", lambda: published(pulsing) != before, SOON)
@@ -149,3 +151,17 @@ iptc.Chain(table, "INPUT").{0}'"""
     pulsing.run("iptables-legacy -w -S")
     wakes(pulsing, library.format("insert_rule(rule)"), finding="firewall-drop")
     wakes(pulsing, library.format("flush()"))
+
+
+def test_a_killed_supervisor_takes_up_where_it_was(asleep: Instance) -> None:
+    def main_pid() -> str:
+        return asleep.run("systemctl show -P MainPID ec2ssh-agent.service").out.strip()
+
+    quiet(asleep)
+    known, before = status(asleep)["baseline"], main_pid()
+    asleep.run(f"kill -9 {before}")
+    wait_for("another supervisor", lambda: main_pid() not in (before, "0"), 30)
+    wait_for("its first pass", lambda: str(status(asleep)["agent"]["pid"]) == main_pid(), SOON)
+    assert status(asleep)["baseline"] == known != []
+    wakes(asleep, "iptables -A INPUT -p tcp --dport 22 -j DROP", finding="firewall-drop")
+    wakes(asleep, "iptables -F")
