@@ -95,9 +95,16 @@ def _names(directory: Path) -> list[str]:
     return [name for name in found if not os.path.isdir(f"/proc/{name[len(PREFIX) :].split('-')[0]}")]
 
 
+_held = 0
+
+
 @contextlib.contextmanager
 def _slot() -> Iterator[None]:
-    """At most as many instances at once, over all test runs of this machine, as there are processors."""
+    """As many test runs of this machine have instances at once as there are processors.
+
+    A run that has an instance may boot more: were it to wait for a second slot, two runs could wait for each other.
+    """
+    global _held
     CACHE.mkdir(parents=True, exist_ok=True)
     files = [open(CACHE / f"slot-{number}.lock", "w") for number in range(max(2, os.cpu_count() or 1))]
 
@@ -108,12 +115,16 @@ def _slot() -> Iterator[None]:
                 return True
         return False
 
-    try:
-        wait_for("a free slot for an instance", free, 1800)
-        yield
-    finally:
+    with contextlib.ExitStack() as stack:
         for file in files:
-            file.close()
+            stack.callback(file.close)
+        if not _held:
+            wait_for("a free slot for an instance", free, 1800)
+        _held += 1
+        try:
+            yield
+        finally:
+            _held -= 1
 
 
 # -- instances
