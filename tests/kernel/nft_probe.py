@@ -1,8 +1,8 @@
 """A client with every address, in the client's network namespace.
 
-Each line of standard input is a JSON list of [source, destination, port], each line of output the list of what it lived
-through: connected (a banner came), timeout, refused, unreachable, closed, or null where the kernel does not let it be
-that source. With `serve PORT...` it is the server, in the host's namespace.
+Each line of standard input is a JSON object: `wanted`, a list of [source, destination, port], and how long to `wait`
+(seconds, 0: the usual); each line of output is the list of what they lived through: connected (a banner came), timeout,
+refused, unreachable, closed, or null where the kernel does not let it be that source. With `serve PORT...` it is the server, in the host's namespace.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def start(source: str, destination: str, port: int) -> tuple[Optional[socket.soc
     return made, None
 
 
-def probe(wanted: list[tuple[str, str, int]]) -> list[Optional[str]]:
+def probe(wanted: list[tuple[str, str, int]], wait: float) -> list[Optional[str]]:
     answers: list[Optional[str]] = [None] * len(wanted)
     open_sockets: dict[int, tuple[int, socket.socket, bool]] = {}
     poll = select.poll()
@@ -49,7 +49,7 @@ def probe(wanted: list[tuple[str, str, int]]) -> list[Optional[str]]:
             answers[place] = "timeout"
             open_sockets[made.fileno()] = (place, made, False)
             poll.register(made.fileno(), select.POLLOUT)
-    end = time.monotonic() + WAIT
+    end = time.monotonic() + wait
     while open_sockets and time.monotonic() < end:
         for descriptor, _ in poll.poll(max(1.0, (end - time.monotonic()) * 1000)):
             place, made, established = open_sockets[descriptor]
@@ -122,7 +122,8 @@ def main() -> None:
         serve([int(port) for port in sys.argv[2:]])
     print("ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(probe(json.loads(line))), flush=True)
+        asked = json.loads(line)
+        print(json.dumps(probe(asked["wanted"], asked["wait"] or WAIT)), flush=True)
 
 
 main()

@@ -37,18 +37,19 @@ class World:
     def listing(self) -> bytes:
         return self.host.run("nft", "-j", "list", "ruleset").encode()
 
-    def ask(self, sources: list[str], *, port: int = PORT) -> list[Optional[str]]:
+    def ask(self, sources: list[str], *, port: int = PORT, wait: float = 0.0) -> list[Optional[str]]:
         """What each source lives through, None: it cannot be asked."""
         wanted = [[source, V6 if ":" in source else V4, port] for source in sources]
         assert self._prober.stdin and self._prober.stdout
-        self._prober.stdin.write(json.dumps(wanted) + "\n")
+        self._prober.stdin.write(json.dumps({"wanted": wanted, "wait": wait}) + "\n")
         self._prober.stdin.flush()
         answers: list[Optional[str]] = json.loads(self._prober.stdout.readline())
         return answers
 
 
 _SETTINGS = """
-net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0 net.ipv6.conf.eth0.accept_dad=0
+net.ipv4.icmp_msgs_per_sec=1000000 net.ipv4.icmp_msgs_burst=100000 net.ipv4.icmp_ratelimit=0
+net.ipv6.icmp.ratelimit=0 net.ipv6.conf.eth0.accept_dad=0
 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0
 """.split()
 
