@@ -2,7 +2,8 @@
 
 Each line of standard input is a JSON object: `wanted`, a list of [source, destination, port], and how long to `wait`
 (seconds, 0: the usual); each line of output is the list of what they lived through: connected (a banner came), timeout,
-refused, unreachable, closed, or null where the kernel does not let it be that source. With `serve PORT...` it is the server, in the host's namespace.
+refused, unreachable, closed, or null where the kernel does not let it be that source. With `serve PORT...` it is the
+server, in the host's namespace.
 """
 
 from __future__ import annotations
