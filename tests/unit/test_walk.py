@@ -301,6 +301,11 @@ def test_tcp_wrappers_close_what_the_firewall_lets_through() -> None:
     assert [(r.stage, r.backend, r.table, r.rule, r.text) for r in closed] == [
         ("wrappers", Backend.WRAPPERS, "hosts.deny", 1, "ALL: ALL")
     ]
+    refused = trace(question(), filter_input(), decisions, Family.IPV4, 1 << 24, V4.address, "eth0")
+    last = refused.path[-1]
+    assert (refused.outcome, last.stage, last.table, last.rule, last.verdict) == (
+        Outcome.CLOSED, "wrappers", "hosts.deny", 1, "reject",
+    )  # fmt: skip
 
 
 def test_ipv6_without_neighbour_discovery() -> None:
@@ -406,3 +411,21 @@ def test_snat_on_the_way_in_is_not_followed_and_says_so() -> None:
     found = answer(ruleset(*nat, rule, "-A POSTROUTING -j MASQUERADE"))
     assert shown(found, Outcome.UNCERTAIN) == ("192.0.2.0/24",)
     assert [r.text for r in found.rules if r.outcome is Outcome.UNCERTAIN] == [rule]
+
+
+def test_a_rejection_in_words_that_nobody_knows_is_uncertain() -> None:
+    rules = filter_input("-A INPUT -s 192.0.2.0/24 -j DROP")
+    odd = Rule((Verdict(Kind.REJECT, reject="frag-needed"),), "reject with icmp frag-needed", 0)
+    found = answer(with_rule(rules, "ip filter", Backend.IPTABLES_NFT, "INPUT", odd, 2))
+    assert outcome(found, "192.0.2.1") is Outcome.TIMEOUT
+    assert outcome(found, "203.0.113.1") is Outcome.UNCERTAIN
+
+
+def test_only_the_syns_own_tcp_options_are_certain() -> None:
+    for rule, expected in (
+        ("-A INPUT -p tcp --syn --tcp-option 8 -j DROP", Outcome.TIMEOUT),
+        ("-A INPUT -p tcp --syn --tcp-option 34 -j DROP", Outcome.CONNECTED),
+        ("-A OUTPUT -p tcp --tcp-option 2 -j DROP", Outcome.TIMEOUT),
+        ("-A OUTPUT -p tcp --tcp-option 8 -j DROP", Outcome.UNCERTAIN),
+    ):
+        assert outcome(answer(filter_input(rule)), "192.0.2.1") is expected, rule
