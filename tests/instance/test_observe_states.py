@@ -6,6 +6,7 @@ import base64
 import pickle
 import time
 from collections.abc import Callable
+from typing import cast
 
 from ec2ssh_agent.facts import ConfigTest, Facts, Firewalld, Sshd, Ufw, UnitState
 from ec2ssh_agent.model import Fact, T
@@ -36,8 +37,8 @@ print(base64.b64encode(pickle.dumps(plain(observe(Host(), Config())))).decode())
 
 def seen(fact: Fact[T]) -> T:
     """Of a fact that came over from the instance: ("Seen", value, where)."""
-    assert isinstance(fact, tuple) and fact[0] == "Seen", fact
-    value: T = fact[1]
+    kind, value, *_ = cast("tuple[str, T]", fact)
+    assert kind == "Seen", fact
     return value
 
 
@@ -151,6 +152,6 @@ def test_the_owners_of_a_firewall(instance: Instance) -> None:
     instance.run("kill -STOP $(systemctl show -P MainPID dbus.service firewalld.service)")
     started = time.monotonic()
     hanging = look(instance)
-    assert hanging.firewalld[0] == "Unseen" and time.monotonic() - started < 15
+    assert cast("tuple[str, str]", hanging.firewalld)[0] == "Unseen" and time.monotonic() - started < 15
     assert unit(hanging.sshd).active == "active", "systemd answers root without the bus"
     instance.run("kill -CONT $(systemctl show -P MainPID dbus.service firewalld.service)")

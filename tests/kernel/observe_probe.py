@@ -10,10 +10,12 @@ import os
 import pickle
 import socket
 import sys
+from typing import Union
 
 import bpf_attach
+from ec2ssh_agent.facts import Network
 from ec2ssh_agent.host import Host
-from ec2ssh_agent.model import Seen
+from ec2ssh_agent.model import Seen, Unseen
 from ec2ssh_agent.observe import bypass, network
 
 MOUNT = next(path for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if os.path.exists(f"{path}/cgroup.procs"))
@@ -21,7 +23,7 @@ MOUNT = next(path for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if os
 
 def main() -> None:
     if sys.argv[1] == "network":
-        fact = network.collect(Host())
+        fact: Union[Seen[Network], Seen[tuple[tuple[str, str], ...]], Unseen] = network.collect(Host())
     else:
         groups = []
         for kind, _, target in (word.partition("=") for word in sys.argv[2:]):

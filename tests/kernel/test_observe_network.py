@@ -98,7 +98,7 @@ def test_a_tentative_address_until_duplicates_are_ruled_out(here: Namespace) -> 
         ip(other, "link set eth0 up")
         ip(here, "-6 addr add 2001:db8:5::20/64 dev eth0")
         wanted = int(ipaddress.ip_address("2001:db8:5::20"))
-        seen = []
+        seen: list[bool] = []
         end = time.monotonic() + 20
         while time.monotonic() < end and (not seen or seen[-1]):
             seen += [a.tentative for a in interface(network(here), "eth0").addresses if a.address == wanted]

@@ -46,10 +46,20 @@ def test_everything_is_as_ruff_formats_it() -> None:
     run(sys.executable, "-m", "ruff", "format", "--no-cache", "--check", *_python())
 
 
-def test_mypy_finds_nothing_in_the_agent(tmp_path: Path) -> None:
+def _mypy(cache: Path, *arguments: object) -> None:
+    mypy = [sys.executable, "-m", "mypy", f"--cache-dir={cache}", f"--config-file={ROOT}/pyproject.toml"]
     # From there: in the tree's own directory the folder systemd would be taken for the module.
-    mypy = [sys.executable, "-m", "mypy", f"--cache-dir={tmp_path}", f"--config-file={ROOT}/pyproject.toml"]
-    run(*mypy, "ec2ssh_agent", cwd=ROOT / "agent")
+    run(*mypy, *arguments, cwd=ROOT / "agent")
+
+
+def test_mypy_finds_nothing_in_the_agent(tmp_path: Path) -> None:
+    _mypy(tmp_path, "ec2ssh_agent")
+
+
+def test_mypy_finds_nothing_in_the_tests(tmp_path: Path) -> None:
+    # pytest's own types need a newer Python than the agent supports.
+    tests = [path for path in _python() if ROOT / "tests" in path.parents]
+    _mypy(tmp_path, "--python-version=3.11", "--implicit-reexport", *tests)
 
 
 def test_shellcheck_finds_nothing() -> None:

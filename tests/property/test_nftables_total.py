@@ -101,8 +101,9 @@ def check(ruleset: Ruleset) -> None:
 def check_item(item: Item) -> None:
     for part in item if isinstance(item, tuple) else ():
         if isinstance(part, tuple) and part and all(isinstance(pair, tuple) and len(pair) == 2 for pair in part):
-            flat = [number for pair in part for number in pair]
-            if all(isinstance(number, int) for number in flat):
+            numbers = [number for pair in part for number in pair]
+            flat = [number for number in numbers if isinstance(number, int)]
+            if len(flat) == len(numbers):
                 assert flat == sorted(flat), "ranges in order"
 
 

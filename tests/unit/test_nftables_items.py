@@ -122,7 +122,7 @@ def test_flags_are_compared_as_the_kernel_does(op: str, right: object, expected:
 
 
 def test_masked_flags() -> None:
-    masked = {"&": [FLAGS, ["fin", "syn", "rst", "ack"]]}
+    masked: Json = {"&": [FLAGS, ["fin", "syn", "rst", "ack"]]}
     assert items(match(masked, "syn")) == (TCP, Test(Selector(Field.TCPFLAGS, 23), ((2, 2),)))
     nested: Json = {"&": [FLAGS, {"|": [{"|": [{"|": ["fin", "syn"]}, "rst"]}, "ack"]}]}
     assert items(match(nested, ["fin", "syn"], "!="))[-1] == Test(Selector(Field.TCPFLAGS, 23), ((3, 3),), True)

@@ -288,7 +288,7 @@ def test_no_way_back_another_way_back_and_rp_filter() -> None:
 def test_tcp_wrappers_close_what_the_firewall_lets_through() -> None:
     inside = parse_ranges("192.0.2.0/24")
     rest = tuple(r for r in ((0, inside[0][0] - 1), (inside[0][1] + 1, 0xFFFFFFFF)))
-    decisions = {
+    decisions: dict[Family, tuple[Decision, ...]] = {
         Family.IPV4: (
             Decision(inside, True, "hosts.allow", 3, "sshd: 192.0.2."),
             Decision(rest, False, "hosts.deny", 1, "ALL: ALL"),
