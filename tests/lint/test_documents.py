@@ -88,3 +88,9 @@ def test_the_package_is_reproducible_and_lintian_finds_nothing(tmp_path: Path) -
         packages.append(Path(built.stdout.rstrip("\n")))
     assert packages[0].read_bytes() == packages[1].read_bytes()
     run("lintian", "--allow-root", "--fail-on", "error,warning", packages[0])
+
+
+def test_rpmlint_finds_nothing_that_is_not_argued(tmp_path: Path) -> None:
+    build = [str(ROOT / "packaging" / "build-rpm"), str(tmp_path)]
+    built = subprocess.run(build, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=True, timeout=300)
+    run("rpmlint", "--strict", "-r", ROOT / "packaging" / "rpmlintrc", built.stdout.rstrip("\n"))
