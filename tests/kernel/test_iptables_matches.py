@@ -133,7 +133,6 @@ TABLES = [
     "*nat -A PREROUTING -s {some} -p tcp --dport 22 -j REDIRECT --to-ports 2200 COMMIT "
     "*filter -A INPUT -p tcp -m conntrack --ctorigdstport 22 ! --ctreplsrcport 22 -j REJECT COMMIT",
     "*nat -A PREROUTING -p tcp --dport 22 -j DNAT --to-destination {host} COMMIT *filter -A INPUT -j ACCEPT COMMIT",
-    "*nat -A INPUT -s {some} -p tcp --dport 22 -j SNAT --to-source {other} COMMIT",
     "*raw -A PREROUTING -s {some} -j NOTRACK COMMIT *filter -A INPUT -m state --state NEW -j REJECT COMMIT",
     "*raw -A PREROUTING -s {some} -j CT --notrack COMMIT *filter -A INPUT -m state --state UNTRACKED -j REJECT COMMIT",
     "*raw -A PREROUTING -s {some} -j NOTRACK COMMIT *filter -A INPUT -m connmark ! --mark 1 -j REJECT COMMIT",
