@@ -190,3 +190,5 @@ FIREWALLD = (
         _FIREWALLD_BACK,
     ),
 )
+
+RULES = (*xtables(""), *xtables("-legacy"), *OTHER_RULES, *UFW)

@@ -136,7 +136,8 @@ for f in '' 6; do
         echo "# ip${f}tables-legacy $t"; ip${f}tables-legacy-save -t $t
     done
 done
-echo '# nft'; nft -s list ruleset
+# By name: iptables-restore makes a table anew, and the order of tables means nothing.
+echo '# nft'; nft list tables | sort | while read -r _ family name; do nft -s list table "$family" "$name"; done
 echo '# iptables-nft'; iptables-nft-save; echo '# ip6tables-nft'; ip6tables-nft-save
 echo '# ipset'; ipset save
 """
