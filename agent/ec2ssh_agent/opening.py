@@ -89,6 +89,8 @@ def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone:
             ruleset = with_rule(ruleset, label, opening.backend, opening.chain, model(opening), opening.position)
         made += new
         answers = _answers(gap, rehearse(ruleset))
+        if not answers:
+            return None
     else:
         return None
     if any(addresses.subtract(admitted(answer), allowed) for answer in answers):

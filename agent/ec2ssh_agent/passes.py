@@ -19,9 +19,9 @@ from .config import Config
 from .facts import Facts
 from .host import Host, HostError
 from .memory import Clock, Memory
-from .model import AgentError, Seen, Severity
+from .model import AgentError, Seen, Severity, Unseen
 from .observe import instance, observe, question, rulesets
-from .reach import analyse, wrappers
+from .reach import AnalysisError, analyse, wrappers
 from .reach.question import Reach
 from .reach.ruleset import Family, Ruleset
 from .repair import execute, records
@@ -61,10 +61,16 @@ def look(host: Host, config: Config, remembered: Memory, *, probe: bool = True) 
     ruleset: Optional[Ruleset] = None
     reach = Reach((), asked.unseen)
     if isinstance(facts.ruleset, Seen):
-        reach, ruleset = rulesets.resolve(host, asked, facts.ruleset.value, decisions)
+        try:
+            reach, ruleset = rulesets.resolve(host, asked, facts.ruleset.value, decisions)
+        except AnalysisError as error:  # too much, or a loop: unknown, and said so
+            facts = facts._replace(ruleset=Unseen(str(error)))
 
     def rehearse(changed: Ruleset) -> Reach:
-        return analyse(asked, changed, decisions)
+        try:
+            return analyse(asked, changed, decisions)
+        except AnalysisError:
+            return Reach(())  # no answer proves nothing: what was rehearsed is not done
 
     baseline = memory.baseline(remembered)
     return Look(facts, ruleset, rehearse, diagnose.diagnose(facts, reach, config, baseline=baseline))
@@ -117,7 +123,8 @@ def mend(
             if rung and not hold and not chosen:
                 chosen = ladder, rung
             elif hold:
-                advice[fault] = hold.why
+                dry = rung and config.repair_mode == "dry-run" and actor == "daemon"
+                advice[fault] = f"{hold.why}; {_would(ladder)}" if dry else hold.why
                 again = hold.seconds if again is None or hold.seconds and hold.seconds < again else again
             elif not rung:
                 advice[fault] = advice.get(fault) or ladder.withheld or "what the agent tried did not help"
