@@ -18,6 +18,8 @@ RUN = "/run/ec2ssh-agent"
 STATE = "/var/lib/ec2ssh-agent"
 HISTORY = f"{STATE}/history.jsonl"
 _HISTORY_CAP = 1 << 20
+#: node_exporter's textfile collector, as Debian's package has it.
+TEXTFILES = "/var/lib/prometheus/node-exporter"
 
 
 SCHEMA = "ec2ssh-agent.status/1"
@@ -38,12 +40,15 @@ def publish(host: Host, document: Document) -> tuple[str, ...]:
     from .report import metrics
 
     whole = bounded(document)
-    outputs = (
+    outputs = [
         (f"{RUN}/status.json", json.dumps(public(whole)).encode() + b"\n", 0o644),
         (f"{RUN}/detail.json", json.dumps(whole).encode() + b"\n", 0o640),
         (f"{RUN}/metrics.prom", metrics.render(whole).encode(), 0o644),
-    )
+    ]
     failed = []
+    if host.exists(TEXTFILES):
+        # Removed again when the daemon stops (the unit's ExecStopPost): stale metrics would look like health.
+        outputs.append((f"{TEXTFILES}/ec2ssh-agent.prom", outputs[2][1], 0o644))
     for path, content, mode in outputs:
         try:
             host.mkdir(RUN, sync=False)

@@ -35,6 +35,15 @@ def test_everybody_reads_the_verdict_and_only_adm_the_rules() -> None:
     assert "firewall-drop" in status.render(public) and status.exit_status(public) == 2
 
 
+def test_node_exporter_gets_a_copy_where_it_has_a_directory() -> None:
+    host = published()
+    assert not any("prometheus" in path for path in host.nodes)
+    host.directory(publish.TEXTFILES)
+    assert publish.publish(host, example()) == ()
+    copy = host.nodes[f"{publish.TEXTFILES}/ec2ssh-agent.prom"].content
+    assert copy == host.nodes[f"{publish.RUN}/metrics.prom"].content and b"ec2ssh" in copy
+
+
 def test_an_old_document_is_unknown_and_says_since_when() -> None:
     host = published()
     host.advance(120)
