@@ -78,6 +78,13 @@ CASES = {
         f"raw: -A PREROUTING {A} -p tcp --tcp-flags SYN,ACK ACK -j CT --notrack",
         f"raw: -A OUTPUT {OUT_B} -p tcp -j CT --notrack",
     ],
+    "an ACK that is the first that conntrack sees is redirected": [
+        "raw: -A PREROUTING -p tcp --syn -j CT --notrack",
+        f"nat: -A PREROUTING {A} -p tcp --dport 22 -j REDIRECT --to-ports 333",
+        f"nat: -A PREROUTING {B} -p tcp --dport 22 -j REDIRECT --to-ports 222",
+        "nat: -A PREROUTING -s 10.0.0.0/8 -p tcp --dport 22 -j REDIRECT --to-ports 22",
+        f"filter: -A OUTPUT {OUT_B} -p tcp --tcp-flags RST RST -m state --state ESTABLISHED -j DROP",
+    ],
     "a redirected connection seen before and after NAT": [
         f"nat: -A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports {OTHER}",
         f"filter: -A INPUT {A} -p tcp --dport 22 -j DROP",

@@ -111,14 +111,20 @@ class Journey:
         return flows
 
     def _delivered(self, flows: Flows) -> Flows:
-        """The ACKs that reach their socket. One that NAT has not translated meets none: an RST ends the connection."""
+        """The ACKs that reach their socket. One that NAT has not translated as it did the SYN meets none: an RST ends
+        the connection.
+        """
         for state in tuple(flows):
-            if not state.inside and self._translated(state):
-                sources = flows.pop(state)
-                key = self.notes.kernel("ack", "the ACK arrives at the untranslated address or port: not tracked")
-                self._tell(key, sources.all(), "reject")
-                stray = Rejection(Outcome.CLOSED, key, "", state, sources.all())
-                self._sent(packets.STRAY_RESET, state._replace(conn=packets.Conn.NONE, nat=None), [stray])
+            first = state.track == packets.NEW  # that conntrack sees of the connection
+            if not self._translated(state) or state.inside is not first:
+                continue
+            sources = flows.pop(state)
+            text = "translated, as the SYN was not" if first else "not translated, as the SYN was"
+            key = self.notes.kernel("ack", f"the ACK is {text}")
+            self._tell(key, sources.all(), "reject")
+            stray = Rejection(Outcome.CLOSED, key, "", state, sources.all())
+            answered = state if first else state._replace(conn=packets.Conn.NONE, nat=None)
+            self._sent(packets.STRAY_RESET, answered, [stray])
         return flows
 
     def _end(self, outcome: Outcome, key: Key, ranges: Ranges, *, verdict: str = "drop") -> None:
