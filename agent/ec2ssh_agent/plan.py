@@ -164,8 +164,9 @@ def _ufw(gap: Gap, situation: Situation) -> Iterator[Rung]:
     if rest is not None:
         yield Rung("ufw-allow", why, (allow, *rest), step)
         return
-    # Its chains are gone, or nothing leads to them (`iptables -F`): `ufw reload` would not mend that, `enable` does.
-    enable = Run((("ufw", "--force", "enable"),), owner="ufw", tables=_UFW_TABLES)
+    # Its chains are gone, or nothing leads to them (`iptables -F`): neither `ufw reload` nor `enable` alone mends that.
+    afresh = (("ufw", "disable"), ("ufw", "--force", "enable"))
+    enable = Run(afresh, files=("/etc/ufw/ufw.conf",), owner="ufw", tables=_UFW_TABLES)
     yield Rung("ufw-enable", "ufw's chains are not in the kernel's way: it is enabled afresh", (allow, enable), step)
 
 

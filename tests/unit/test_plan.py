@@ -205,7 +205,7 @@ def test_ufws_own_denial_is_deleted_first() -> None:
 def test_a_ufw_whose_chains_were_flushed_is_enabled_afresh() -> None:
     text = UFW.replace("-A INPUT -j ufw-before-input\n", "")
     story = Story(rules(text), ufw=Seen(Ufw(True, False)))
-    assert story.typed() == ["ufw prepend allow 22/tcp", "ufw --force enable"]
+    assert story.typed() == ["ufw prepend allow 22/tcp", "ufw disable", "ufw --force enable"]
 
 
 def test_firewalld_is_asked_for_what_is_missing_only() -> None:

@@ -515,7 +515,7 @@ class View:
             ranges = self._element(item, element, values)
             if ranges is None:
                 return None
-            if ranges is True:
+            if ranges is True or ranges == addresses.SPACE[self.scene.family]:
                 everyone.setdefault(element.data, True)
             elif not isinstance(ranges, bool):
                 found.setdefault(element.data, []).extend(ranges)
