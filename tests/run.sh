@@ -6,6 +6,8 @@
 #   tests/run.sh full            everything, and the tests marked slow
 #   tests/run.sh setup           only installs
 #
+# EC2SSH_SEED=N repeats the random tests of a run that printed N; without it each run has seeds of its own.
+#
 # The kinds run one after the other, each in a pytest of its own. Exit status: 0 only if all passed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -63,6 +65,8 @@ run_kind() {
     started=$(date +%s)
     report=$(mktemp)
     status=0
+    # Hypothesis goes by the same seed as the other random tests; without one each run is a new one.
+    [ -z "${EC2SSH_SEED:-}" ] || set -- "$@" "--hypothesis-seed=$EC2SSH_SEED"
     # Instances mostly wait: two at a time, the tests of a file one after the other.
     [ "$kind" != instance ] || set -- "$@" -n 2 --dist loadfile
     "$python" -m pytest -q "tests/$kind" --junitxml="$report" --durations=5 "$@" </dev/null || status=$?

@@ -71,7 +71,7 @@ def _meaning(text: str) -> list[str]:
 
 
 def test_as_written_and_as_printed() -> None:
-    seed = int(os.environ.get("EC2SSH_SEED", random.randrange(1 << 32)))
+    seed = int(os.environ.get("EC2SSH_SEED") or random.randrange(1 << 32))
     print(f"seed {seed}")
     chosen = random.Random(seed)
     wrong, taken, refused_alike = [], 0, 0

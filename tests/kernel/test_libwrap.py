@@ -22,7 +22,7 @@ from ec2ssh_agent.reach import addresses, wrappers
 from ec2ssh_agent.reach.ruleset import Family
 
 TRIPLES = int(os.environ.get("EC2SSH_TRIPLES", "3000"))
-SEED = int(os.environ.get("EC2SSH_SEED", str(random.SystemRandom().randrange(1 << 32))))
+SEED = int(os.environ.get("EC2SSH_SEED") or random.SystemRandom().randrange(1 << 32))
 NAMES = ("unknown", "paranoid", "host.example.com", "localhost", "10.0.example.net", "a.b", "1.2.3.x")
 USERS = ("unknown", "root", "bob")
 SERVERS = {Family.IPV4: ("10.0.5.20", "192.0.2.1"), Family.IPV6: ("2001:db8:5::20", "::ffff:10.0.5.20")}

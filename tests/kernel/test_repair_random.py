@@ -6,6 +6,7 @@ the agent wrote is the agent's until it is undone, or the administrator writes i
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -139,7 +140,7 @@ def place() -> Iterator[World]:
 
 
 def play(place: World, steps: int) -> None:
-    seed = random.randrange(1 << 32)
+    seed = int(os.environ.get("EC2SSH_SEED") or random.randrange(1 << 32))
     print(f"seed {seed}")
     machine = Machine(place, seed)
     for number in range(steps):

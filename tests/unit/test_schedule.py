@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 import random
 from collections import Counter
 
@@ -48,7 +49,7 @@ def test_an_outage_ends_without_a_storm() -> None:
 
     The endpoint is down for an hour; afterwards no second, smoothed over ten, sees more than twice the steady rate.
     """
-    seed = random.SystemRandom().randrange(1 << 32)
+    seed = int(os.environ.get("EC2SSH_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"seed {seed}")
     chance = random.Random(seed)
     agents = AGENTS // 5
