@@ -117,9 +117,13 @@ def backends(facts: Facts) -> list[str]:
     return sorted({table.backend.value for table in ruleset.tables}) if ruleset else []
 
 
+#: What a pass leaves out on purpose is no news.
+_NOT_ASKED = ("not looked at", "not probed", "not asked")
+
+
 def unseen(facts: Facts) -> tuple[str, ...]:
     """What could not be looked at, as notes: nobody should take silence for health."""
     parts = (*facts.sshd._asdict().items(), *facts.wrappers._asdict().items(), *facts._asdict().items())
     return tuple(
-        f"not seen: {name}: {f.reason}" for name, f in parts if isinstance(f, Unseen) and f.reason != "not looked at"
+        f"not seen: {name}: {f.reason}" for name, f in parts if isinstance(f, Unseen) and f.reason not in _NOT_ASKED
     )

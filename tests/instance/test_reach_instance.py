@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from harness import Instance, boot
 
 
@@ -43,6 +45,7 @@ def test_reach_follows_the_instance() -> None:
         assert (status, ipv4(document)["sources"]["connected"]) == (2, [])
 
 
+@pytest.mark.slow  # a ratio of times: beside another instance it says nothing
 def test_a_look_at_one_source_is_quick() -> None:
     """Ratios on one machine in one run; the best of several, for others use it, too."""
     with boot(config="[repair]\nmode = off\n", enabled=False) as instance:

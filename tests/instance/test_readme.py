@@ -48,6 +48,10 @@ def test_every_command_runs_and_prints_what_is_written() -> None:
     def prepare(root: Path) -> None:
         clone(root)
         shutil.copy(ROOT / "README.md", root / "root/clone/README.md")
+        # Whoever follows the README has no baseline yet; a slow test must not come to have one midway.
+        drop_ins = root / "etc/ec2ssh-agent/agent.conf.d"
+        drop_ins.mkdir(parents=True)
+        (drop_ins / "50-test.conf").write_text("[repair]\nbaseline_after = 1h\n")
 
     with boot(agent=False, prepare=prepare) as made:
         for command, output in commands:
