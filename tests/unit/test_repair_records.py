@@ -374,3 +374,17 @@ def test_the_real_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None
             raise AssertionError("both have it")
     with host.lock("/lock"):
         assert (tmp_path / "lock").exists()
+
+
+def test_the_latest_is_the_latest_within_a_second_and_when_the_clock_goes_back() -> None:
+    host, made = machine(), list[str]()
+    for clock in (1_800_000_000.9, 1_800_000_000.9, 1_800_000_000.9, 1_768_000_000.0, 1_800_000_001.0):
+        host.epoch = clock
+        made.append(apply(host, ALLOW._replace(path=f"/etc/{len(made)}")).id)
+    assert records.ids(host) == tuple(reversed(made)) == tuple(sorted(made, reverse=True))
+
+
+def test_a_name_that_is_no_date_is_not_an_id() -> None:
+    host = machine()
+    host.directory(f"{CHANGES}/99999999T999999-ffff")
+    assert apply(host, ALLOW).id < "3"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import calendar
 import enum
 import json
-import os
 import re
 import stat
 import time
@@ -20,7 +20,10 @@ STATE = "/var/lib/ec2ssh-agent"
 CHANGES = f"{STATE}/changes"
 OPEN = f"{STATE}/open"
 _CAP = 256 << 20
-_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{4}")
+_ID = re.compile(
+    r"([12]\d{3})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3])([0-5]\d)([0-5]\d)-([0-9a-f]{4})", re.ASCII
+)
+_TICKS = 1 << 16  # the second part of an id is a fraction of a second
 #: How many changes are kept that are over (undone, failed), and how many whose undoing is still possible.
 KEEP = 100
 
@@ -98,11 +101,18 @@ class Record(NamedTuple):
 def new(host: Host, rung: Rung, *, finding: Finding, actor: str) -> Record:
     """A record of a change that is about to be made, with an id that is free; not yet written. Raises HostError."""
     now = host.now()
-    while True:
-        name = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + "-" + os.urandom(2).hex()
-        if not host.exists(f"{CHANGES}/{name}"):
-            break
+    made = ids(host)
+    ticks = int(now * _TICKS)
+    if made:  # ids sort as the changes were made, within one second and after a clock that went back
+        ticks = max(ticks, _ticks(made[0]) + 1)
+    name = time.strftime("%Y%m%dT%H%M%S", time.gmtime(ticks // _TICKS)) + f"-{ticks % _TICKS:04x}"
     return Record(name, now, State.OPEN, finding.id, finding.fault, rung.name, rung.why, actor, document=rung.document)
+
+
+def _ticks(name: str) -> int:
+    """What an id counts: ticks since the epoch."""
+    *when, rest = _ID.fullmatch(name).groups()  # type: ignore[union-attr]
+    return calendar.timegm(tuple(map(int, when))) * _TICKS + int(rest, 16)
 
 
 def directory(record: Record) -> str:
