@@ -166,6 +166,7 @@ class Network(NamedTuple):
     interfaces: tuple[Interface, ...]
     routes: tuple[Route, ...]
     rules: tuple[RoutingRule, ...]
+    tcp_options: tuple[int, ...] = (3, 4, 8)  # that the kernel agrees to (Question.tcp_options)
 
 
 class Machine(NamedTuple):

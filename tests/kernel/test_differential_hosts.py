@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -11,11 +11,12 @@ from ec2ssh_agent.reach.addresses import parse_address, parse_cidr
 from ec2ssh_agent.reach.question import Link, Listening, Local, Outcome, Question, Route, RoutingRule
 from ec2ssh_agent.reach.ruleset import Backend, Family, Ruleset
 from iptables_rulesets import Made
-from iptables_world import OTHER, Layer, clean, differences, load, said
+from iptables_world import OTHER, Layer, clean, differences, load, read, said
 from nft_world import PORT, V4, World, world
 
 DEFAULT = Route(Family.IPV4, parse_cidr("0.0.0.0/0")[1], "eth0")
 LOCAL = Local(Family.IPV4, parse_address(V4)[1], 32)
+NO_RULES = Ruleset(())
 ASKED = ["192.0.2.1", "192.0.2.200", "198.51.100.1", "203.0.113.9", "0.0.0.1", "240.0.0.1", "10.0.5.1"]
 
 
@@ -25,11 +26,11 @@ def place() -> Iterator[World]:
         yield made
 
 
-def wrong(place: World, question: Question) -> list[str]:
+def wrong(place: World, question: Question, *, ruleset: Ruleset = NO_RULES, asked: Sequence[str] = ASKED) -> list[str]:
     """Certain answers that differ, and uncertain ones of which the kernel's is none."""
-    reach = analyse(question, Ruleset(()))
+    reach = analyse(question, ruleset)
     found = []
-    for source, lived in zip(ASKED, place.ask(ASKED)):
+    for source, lived in zip(asked, place.ask(list(asked))):
         about = said(reach, source)
         if lived not in about.possible or (about.outcome is not Outcome.UNCERTAIN and about.outcome.value != lived):
             found.append(f"{source}: kernel {lived}, analysis {about.outcome.value} of {sorted(about.possible)}")
@@ -97,6 +98,25 @@ def test_policy_rules(place: World) -> None:
         assert not wrong(place, question(rules=rules))
     finally:
         place.host.run("sh", "-c", "for n in 100 101 102; do ip rule del priority $n; done")
+
+
+@pytest.mark.parametrize("agreed", [(3, 4, 8), (3, 4), (3, 8), (4, 8)])
+def test_tcp_options_that_the_host_agrees_to(place: World, agreed: tuple[int, ...]) -> None:
+    """One source sees a reply with each of the options dropped, and an ACK with timestamps."""
+    settings = {3: "tcp_window_scaling", 4: "tcp_sack", 8: "tcp_timestamps"}
+    lines = [f"-A OUTPUT -d 192.0.2.{kind} -p tcp --tcp-option {kind} -j DROP" for kind in (2, 3, 4, 8)]
+    lines.append("-A INPUT -s 198.51.100.8 -p tcp -m tcp --tcp-flags SYN NONE --tcp-option 8 -j DROP")
+    chains = (":INPUT ACCEPT [0:0]", ":FORWARD ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]")
+    text = "\n".join(["*filter", *chains, *lines, "COMMIT", ""])
+    layer = Layer(Family.IPV4, Backend.IPTABLES_NFT, Made(text, "", edges=(), unknowable=False))
+    assert load(place, [layer]) is None
+    place.host.run("sysctl", "-qw", *(f"net.ipv4.{name}={int(kind in agreed)}" for kind, name in settings.items()))
+    try:
+        asked = [*(f"192.0.2.{kind}" for kind in (2, 3, 4, 8)), "198.51.100.8"]
+        ruleset = read([layer], {layer.save: text}, "")
+        assert not wrong(place, question()._replace(tcp_options=agreed), ruleset=ruleset, asked=asked)
+    finally:
+        place.host.run("sysctl", "-qw", *(f"net.ipv4.{name}=1" for name in settings.values()))
 
 
 def test_ports_without_a_listener(place: World) -> None:

@@ -113,6 +113,12 @@ def test_rp_filter_is_the_stricter_number_of_all_and_the_interface(here: Namespa
     assert (interface(net, "eth0").rp_filter, interface(net, "eth1").rp_filter) == (2, 1)
 
 
+def test_tcp_options_that_this_host_agrees_to(here: Namespace) -> None:
+    assert network(here).tcp_options == (3, 4, 8)
+    here.run("sysctl", "-qw", "net.ipv4.tcp_timestamps=0", "net.ipv4.tcp_sack=0")
+    assert network(here).tcp_options == (3,)
+
+
 def test_routes_of_all_kinds_and_tables(here: Namespace) -> None:
     cables(here, "eth0", "eth1")
     ip(

@@ -421,11 +421,22 @@ def test_a_rejection_in_words_that_nobody_knows_is_uncertain() -> None:
     assert outcome(found, "203.0.113.1") is Outcome.UNCERTAIN
 
 
-def test_only_the_syns_own_tcp_options_are_certain() -> None:
-    for rule, expected in (
-        ("-A INPUT -p tcp --syn --tcp-option 8 -j DROP", Outcome.TIMEOUT),
-        ("-A INPUT -p tcp --syn --tcp-option 34 -j DROP", Outcome.CONNECTED),
-        ("-A OUTPUT -p tcp --tcp-option 2 -j DROP", Outcome.TIMEOUT),
-        ("-A OUTPUT -p tcp --tcp-option 8 -j DROP", Outcome.UNCERTAIN),
+def test_tcp_options_are_those_that_linux_offers_and_this_host_agrees_to() -> None:
+    without = question()._replace(tcp_options=(3, 4))
+    for rule, expected, silent in (
+        ("-A INPUT -p tcp --syn --tcp-option 8 -j DROP", Outcome.TIMEOUT, Outcome.TIMEOUT),
+        ("-A INPUT -p tcp --syn --tcp-option 34 -j DROP", Outcome.CONNECTED, Outcome.CONNECTED),
+        ("-A OUTPUT -p tcp --tcp-option 2 -j DROP", Outcome.TIMEOUT, Outcome.TIMEOUT),
+        ("-A OUTPUT -p tcp --tcp-option 8 -j DROP", Outcome.TIMEOUT, Outcome.CONNECTED),
+        ("-A INPUT -p tcp ! --syn --tcp-option 8 -j DROP", Outcome.TIMEOUT, Outcome.CONNECTED),
+        ("-A INPUT -p tcp ! --syn --tcp-option 4 -j DROP", Outcome.CONNECTED, Outcome.CONNECTED),
     ):
         assert outcome(answer(filter_input(rule)), "192.0.2.1") is expected, rule
+        assert outcome(answer(filter_input(rule), without), "192.0.2.1") is silent, rule
+
+
+def test_the_clients_ack_carries_timestamps() -> None:
+    """Found by a random ruleset against the kernel, seed 57495826: here nothing else lets the ACK in."""
+    timestamps = filter_input("-A INPUT -p tcp --tcp-option 8 -j ACCEPT", policy="DROP")
+    assert outcome(answer(timestamps), "192.0.2.1") is Outcome.CONNECTED
+    assert outcome(answer(timestamps, question()._replace(tcp_options=())), "192.0.2.1") is Outcome.TIMEOUT

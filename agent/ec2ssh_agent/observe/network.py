@@ -32,6 +32,8 @@ _ROUTE_TYPES.update({6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"
 _DEAD, _CLONED = 0x1, 0x200
 _RULE_ACTIONS = {1: "table", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _RULE_INVERTED = 0x2
+#: TCP options with the setting of tcp(7) that lets the kernel agree to them.
+_TCP_OPTIONS = {3: "tcp_window_scaling", 4: "tcp_sack", 8: "tcp_timestamps"}
 _RP_FILTER = 8  # IPV4_DEVCONF_RP_FILTER, counted from 1
 
 
@@ -235,7 +237,7 @@ def collect(host: Host) -> Fact[Network]:
             for one in hardware
         )
         names = {interface.index: interface.name for interface in interfaces}
-        return Seen(Network(interfaces, _read_routes(names), _read_rules()), "rtnetlink")
+        return Seen(Network(interfaces, _read_routes(names), _read_rules(), _tcp_options(host)), "rtnetlink")
     except HostError as error:
         return Unseen(f"network: {error}")
 
@@ -246,6 +248,10 @@ def _all_rp_filter(host: Host) -> int:
     except NotFound as error:
         raise NotFound("no network of a running kernel") from error
     return int(content) if content.isdigit() else 0
+
+
+def _tcp_options(host: Host) -> tuple[int, ...]:
+    return tuple(kind for kind, name in _TCP_OPTIONS.items() if host.read(f"/proc/sys/net/ipv4/{name}").strip() != b"0")
 
 
 def _read_routes(names: dict[int, str]) -> tuple[Route, ...]:

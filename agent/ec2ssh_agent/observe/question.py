@@ -95,7 +95,9 @@ def ask(facts: Facts, config: Config) -> Question:
     bypass = facts.bypass.value if isinstance(facts.bypass, Seen) else ()
     links = tuple(_link(item, bypass) for item in network.interfaces if item.name in outside.names)
     local = tuple(Local(a.family, a.address, a.prefix) for item in network.interfaces for a in item.addresses)
-    return Question(port, links, listening, network.routes, network.rules, local, outside.unseen)
+    return Question(
+        port, links, listening, network.routes, network.rules, local, outside.unseen, network.tcp_options
+    )
 
 
 def _link(interface: Interface, bypass: tuple[tuple[str, str], ...]) -> Link:

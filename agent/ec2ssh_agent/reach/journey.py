@@ -32,6 +32,7 @@ def scene_of(question: Question, link: Link, local: Local, *, free: bool) -> Sce
         indexes={"lo": 1, **{other.name: other.index for other in question.links}},
         own=route.own(question, family),
         types=route.types(question, family),
+        tcp_options=frozenset(question.tcp_options),
         free=free,
     )
     scene.fib = route.fib(route.ways(question, link, local, 0), link)

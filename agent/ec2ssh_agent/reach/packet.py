@@ -80,7 +80,7 @@ class Packet(NamedTuple):
     icmp: Optional[int] = None
     code: int = 0  # of ICMP
     options: frozenset[int] = frozenset()
-    perhaps: frozenset[int] = frozenset()  # options that hang on settings of this host
+    agreed: frozenset[int] = frozenset()  # options that are there if this host agrees to them (Question.tcp_options)
     multicast: bool = False  # to the solicited-node group
     attached: bool = False  # an answer of the kernel that carries its cause's connection: RELATED from the start
     looped: bool = False  # an answer to this host, in the remote end's name, over lo
@@ -92,9 +92,9 @@ class Packet(NamedTuple):
 
 
 SYN = Packet("syn", "syn", False, flags=2, options=frozenset((2, 3, 4, 8)))
-SYN_ACK = Packet("syn-ack", "reply", True, flags=18, options=frozenset((2,)), perhaps=frozenset((3, 4, 8)))
-ACK = Packet("ack", "ack", False, flags=16, perhaps=frozenset((8,)))
-BANNER = Packet("banner", "reply", True, flags=24, perhaps=frozenset((8,)))
+SYN_ACK = Packet("syn-ack", "reply", True, flags=18, options=frozenset((2,)), agreed=frozenset((3, 4, 8)))
+ACK = Packet("ack", "ack", False, flags=16, agreed=frozenset((8,)))
+BANNER = Packet("banner", "reply", True, flags=24, agreed=frozenset((8,)))
 NO_LISTENER = Packet("rst", "reply", True, flags=20)
 STRAY_RESET = Packet("rst", "reply", True, flags=4)
 RESET = Packet("rst", "reply", True, flags=20, attached=True)
@@ -172,6 +172,7 @@ class Scene:
         indexes: dict[str, int],
         own: Ranges,
         types: Mapping,
+        tcp_options: frozenset[int],
         free: bool,
     ) -> None:
         self.family = family
@@ -181,6 +182,7 @@ class Scene:
         self.indexes = indexes
         self.own = own  # every address of the host in this family
         self.types = types
+        self.tcp_options = tcp_options  # that this host agrees to
         self.free = free  # limiters and dynamic sets may go either way
         self.fib: Mapping = ()  # 1: the route back leaves by the interface; () = unknown
         self.limited = False  # a limiter, or something like one, was met
@@ -340,7 +342,9 @@ class View:
         selector = item.selector
         value = self.values.get(selector.field)
         if value is OPTIONS:
-            value = UNKNOWN if selector.key in self.packet.perhaps else int(selector.key in self.packet.options)
+            packet = self.packet
+            agreed = selector.key in packet.agreed and selector.key in self.scene.tcp_options
+            value = int(agreed or selector.key in packet.options)
         if type(value) is int:
             if selector.mask is not None or selector.xor or selector.shift:
                 value = _selected(selector, value)

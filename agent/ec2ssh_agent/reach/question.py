@@ -84,7 +84,9 @@ class RoutingRule(NamedTuple):
 
 
 class Question(NamedTuple):
-    """`unseen`: (interface, family, reason) of what cannot be asked about."""
+    """`unseen`: (interface, family, reason) of what cannot be asked about. `tcp_options`: of those that the SYN offers
+    the ones that this host agrees to: window scale 3, SACK 4, timestamps 8 (tcp(7); by default all).
+    """
 
     port: int
     links: tuple[Link, ...]
@@ -93,6 +95,7 @@ class Question(NamedTuple):
     rules: tuple[RoutingRule, ...] = ()
     local: tuple[Local, ...] = ()  # every address of the host, those of other interfaces and 127/8 and ::1 too
     unseen: tuple[tuple[str, Family, str], ...] = ()
+    tcp_options: tuple[int, ...] = (3, 4, 8)
 
 
 class Deciding(NamedTuple):
