@@ -5,35 +5,24 @@ from __future__ import annotations
 import random
 from typing import NamedTuple, Optional
 
+from differential import Said, near, question, said
 from ec2ssh_agent.reach import analyse, ipsets
 from ec2ssh_agent.reach import iptables as parser
-from ec2ssh_agent.reach.addresses import format_address, parse_address, parse_cidr
-from ec2ssh_agent.reach.question import Link, Listening, Local, Outcome, Question, Reach, Route
+from ec2ssh_agent.reach.addresses import parse_address
+from ec2ssh_agent.reach.question import Outcome
 from ec2ssh_agent.reach.ruleset import Backend, Family, Ruleset
 from iptables_rulesets import HOOKS, Made
-from nft_world import PORT, V4, V6, World
+from nft_world import World
 
-WORLDS = 4
 # Under 1024, where no client port is: else an answer may hang on that, and be uncertain.
 OTHER, CLOSED = 222, 333
-LOCALS = {Family.IPV4: V4, Family.IPV6: V6}
-SOURCES = 100  # asked of each ruleset
 PROGRAMS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 VARIANTS = {Backend.LEGACY: "legacy", Backend.IPTABLES_NFT: "nft"}
 EMPTY = "".join(
     "\n".join([f"*{table}", *(f":{hook} ACCEPT [0:0]" for hook in hooks), "COMMIT", ""])
     for table, hooks in HOOKS.items()
 )
-QUESTION = Question(
-    PORT,
-    (Link("eth0", 2, (Local(Family.IPV4, parse_address(V4)[1], 32), Local(Family.IPV6, parse_address(V6)[1], 128))),),
-    tuple(Listening(family, 0, port, True) for family in Family for port in (PORT, OTHER)),
-    (Route(Family.IPV4, parse_cidr("0.0.0.0/0")[1], "eth0"), Route(Family.IPV6, parse_cidr("::/0")[1], "eth0")),
-)
-_BARRED = {
-    Family.IPV4: ("0.0.0.0/32", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", f"{V4}/32"),
-    Family.IPV6: ("::/96", "::ffff:0:0/96", "fe80::/10", "ff00::/8", f"{V6}/128"),
-}
+QUESTION = question(OTHER)
 
 
 class Layer(NamedTuple):
@@ -85,37 +74,9 @@ def read(wanted: list[Layer], saved: dict[str, str], sets: str) -> Ruleset:
 
 
 def sources(wanted: list[Layer], family: Family, chosen: random.Random) -> list[str]:
-    bits = 32 if family is Family.IPV4 else 128
-    edges = {edge for layer in wanted if layer.family is family for edge in layer.made.edges}
-    near = {edge + step for edge in edges for step in (-1, 0, 1)}
-    barred = [parse_cidr(text)[1] for text in _BARRED[family]]
-    fair = [a for a in sorted(near) if 0 <= a < 1 << bits and not any(low <= a <= high for low, high in barred)]
-    if len(fair) > SOURCES:
-        fair = chosen.sample(fair, SOURCES)
-    while len(fair) < SOURCES:
-        address = chosen.randrange(1 << bits) if family is Family.IPV4 else (0x2001 << 112) + chosen.randrange(1 << 112)
-        if not any(low <= address <= high for low, high in barred):
-            fair.append(address)
-    return [format_address(address, family) for address in fair]
-
-
-class Said(NamedTuple):
-    outcome: Outcome
-    possible: frozenset[str]
-    limited: bool
-    why: str
-
-
-def said(reach: Reach, source: str) -> Said:
-    family, address = parse_address(source)
-    answer = next(answer for answer in reach.answers if answer.family is family)
-    for outcome, ranges in answer.sources:
-        if any(low <= address <= high for low, high in ranges):
-            rules = [d for d in answer.rules if any(low <= address <= high for low, high in d.sources)]
-            why = " | ".join(f"{d.stage} {d.table} {d.chain} {d.rule} {[p.value for p in d.possible]}" for d in rules)
-            possible = frozenset(each.value for d in rules for each in d.possible)
-            return Said(outcome, possible, any(d.rate_limited for d in rules), why)
-    raise AssertionError(f"no answer for {source}")
+    return near(
+        {edge for layer in wanted if layer.family is family for edge in layer.made.edges}, family, chosen=chosen
+    )
 
 
 def wrongness(lived: str, found: Said, *, unknowable: bool, mixed: bool) -> bool:

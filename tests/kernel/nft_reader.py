@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Optional
 
 from ec2ssh_agent.host import Host, Ran
@@ -39,20 +39,12 @@ class Watched(Host):
     def program(self, name: str) -> Optional[str]:
         return None if name in self.without else super().program(name)
 
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        deadline: float = 10.0,
-        cap: int = 64 << 20,
-        environment: Mapping[str, str] = {},
-    ) -> Ran:
+    def run(self, argv: Sequence[str], **given: Any) -> Ran:
         self.ran.append(" ".join(argv))
         if argv[0] == "nft" and self.times > 0:
             self.times -= 1
             subprocess.run(["sh", "-c", self.change], check=True)
-        return super().run(argv, stdin=stdin, deadline=deadline, cap=cap, environment=environment)
+        return super().run(argv, **given)
 
 
 def outcomes(host: Host, ruleset: Ruleset, sources: Sequence[str]) -> dict[str, str]:

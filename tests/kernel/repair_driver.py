@@ -10,7 +10,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from ec2ssh_agent.codec import decode, encode
 from ec2ssh_agent.host import Host, Ran
@@ -54,17 +55,9 @@ class Mortal(Host):
         super().chmod(path, mode)
         self._point(after=True)
 
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        deadline: float = 10.0,
-        cap: int = 64 << 20,
-        environment: Mapping[str, str] = {},
-    ) -> Ran:
+    def run(self, argv: Sequence[str], **given: Any) -> Ran:
         self._point(after=False)
-        ran = super().run(argv, stdin=stdin, deadline=deadline, cap=cap, environment=environment)
+        ran = super().run(argv, **given)
         self._point(after=True)
         return ran
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from differential import said
 from ec2ssh_agent.reach import analyse
 from ec2ssh_agent.reach.addresses import parse_address, parse_cidr
 from ec2ssh_agent.reach.question import Link, Listening, Local, Outcome, Question, Route, RoutingRule
 from ec2ssh_agent.reach.ruleset import Backend, Family, Ruleset
 from iptables_rulesets import Made
-from iptables_world import OTHER, Layer, clean, differences, load, read, said
+from iptables_world import OTHER, Layer, clean, differences, load, read
 from nft_world import PORT, V4, World, world
 
 DEFAULT = Route(Family.IPV4, parse_cidr("0.0.0.0/0")[1], "eth0")
