@@ -220,7 +220,8 @@ def _not_running(look: _Look) -> Finding:
     unit = look.unit
     evidence = (_unit_text(unit),) if unit else ()
     masked = [item.name for item in (unit, look.socket) if item and item.load == "masked"]
-    started = [item for item in (unit, look.socket) if item and item.load == "loaded"]
+    # The unit beside it, which is there and switched off on most systems, is no way in for the agent either.
+    started = [item for item in (unit, look.socket) if item and item.load == "loaded" and _switched_on(item)]
     if masked and not started:
         return _down("sshd-masked", f"{masked[0]} is masked: somebody switched SSH off on purpose", look, evidence)
     if seen(look.sshd.forbidden):
@@ -231,6 +232,10 @@ def _not_running(look: _Look) -> Finding:
         return _down(name, f"sshd is not running and cannot start: {summary}", look, evidence + (look.broken,))
     why = f" ({unit.result})" if unit and unit.result not in ("", "success") else ""
     return _down("sshd-not-running", f"sshd is not running{why}: nobody listens on the port", look, evidence)
+
+
+def _switched_on(unit: UnitState) -> bool:
+    return unit.file_state.startswith("enabled") or unit.active == "active"
 
 
 def _unit_text(unit: UnitState) -> str:
@@ -316,7 +321,7 @@ def _outside(look: _Look, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Findi
             shut.append(f"{gap.interface} {gap.family.value}")
     if shut and look.listening:
         addresses_ = sorted(
-            {_listen_text(item.family, item.address, item.port) for item in seen(look.sshd.listeners) or ()}
+            {listen_text(item.family, item.address, item.port) for item in seen(look.sshd.listeners) or ()}
         )
         where = ", ".join(sorted(set(shut)))
         yield Finding(
@@ -334,7 +339,7 @@ def _listen(look: _Look) -> tuple[str, ...]:
     return effective.listen if effective else ()
 
 
-def _listen_text(family: Family, address: int, port: int) -> str:
+def listen_text(family: Family, address: int, port: int) -> str:
     text = addresses.format_address(address, family)
     return f"[{text}]:{port}" if family is Family.IPV6 else f"{text}:{port}"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Optional
 
 from .config import Config
-from .diagnose import seen
+from .diagnose import listen_text, seen
 from .facts import Facts, UnitState
 from .model import Finding
 from .steps import Directory, HostKeys, Ladder, Mode, Run, Rung, Step, Write
@@ -131,6 +131,15 @@ def _configuration(
         why = "the last configuration with which SSH was healthy, and nothing of the files that came later"
         rungs.append(_rung("known-good-only", why, (*writes, *emptied, *start)))
     if finding.id == "sshd-not-listening-outside" and not rungs:
+        if not _unbound(facts):
+            return Ladder(finding, withheld="sshd listens on all that it is told to: a restart would change nothing")
         # sshd may have been started before its address was there.
         rungs.append(_rung("restart", "its configuration is what it was: sshd binds its addresses afresh", start))
     return Ladder(finding, tuple(rungs), "" if rungs else "no known good configuration to go back to")
+
+
+def _unbound(facts: Facts) -> bool:
+    """Whether sshd's configuration names an address and port on which nobody listens."""
+    effective, listeners = seen(facts.sshd.effective), seen(facts.sshd.listeners) or ()
+    bound = {listen_text(item.family, item.address, item.port) for item in listeners}
+    return effective is not None and not set(effective.listen) <= bound

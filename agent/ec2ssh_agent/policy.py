@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple, Optional
 
 from . import memory
@@ -14,6 +15,8 @@ from .model import Finding
 #: A firewall tool, package manager or cloud-init at work is waited for, so long at most (seconds).
 PATIENCE = 30.0
 _LOOK_AGAIN = 0.25
+#: Where a rule or a line stands, in diagnose.py's evidence.
+_PLACE = re.compile(r" (?:rule|line) \d+(?=:)")
 
 
 class Hold(NamedTuple):
@@ -56,8 +59,8 @@ def _settling(config: Config, remembered: Memory, facts: Facts, clock: Clock) ->
 
 
 def fingerprint(finding: Finding) -> str:
-    """Tells whether a silenced fault is still the same one."""
-    return "\n".join((finding.fault, *finding.evidence))
+    """Tells whether a silenced fault is still the same one: a rule that only moved, as others went, is the same."""
+    return "\n".join((finding.fault, *(_PLACE.sub("", line) for line in finding.evidence)))
 
 
 def _span(seconds: float) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ec2ssh_agent import diagnose, plan
+from ec2ssh_agent import diagnose, plan, policy
 from ec2ssh_agent.config import Config
 from ec2ssh_agent.facts import (
     ConfigTest,
+    Effective,
     Facts,
     Firewalld,
     FirewalldZone,
@@ -283,6 +284,46 @@ def test_listening_inside_only_is_a_finding() -> None:
     )
     assert story.ids == ["sshd-not-listening-outside"]
     assert story.typed()[-1] == "systemctl restart ssh.service"
+
+
+def test_an_sshd_that_listens_where_it_is_told_is_not_restarted_in_vain() -> None:
+    sshd = GOOD._replace(
+        listeners=Seen((Listener(Family.IPV4, addresses.parse_address("127.0.0.1")[1], 22),)),
+        effective=Seen(Effective(listen=("127.0.0.1:22",))),
+    )
+    story = Story(sshd=sshd)
+    assert story.ids == ["sshd-not-listening-outside"] and not story.ladder.rungs
+    assert "a restart would change nothing" in story.ladder.withheld
+    late = Story(sshd=sshd._replace(effective=Seen(Effective(listen=("127.0.0.1:22", "10.0.5.20:22")))))
+    assert late.typed() == ["systemctl restart ssh.service"]
+
+
+def test_a_redirect_to_nowhere_is_a_firewall_fault_and_is_passed_by() -> None:
+    text = "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports 99\nCOMMIT\n"
+    story = Story(rules(text))
+    assert story.ids == ["firewall-reject"] and "--to-ports 99" in story.assessment.findings[0].evidence[0]
+    assert story.typed() == [
+        "iptables -w 5 -t nat -I PREROUTING 1 -p tcp --dport 22 -m comment --comment ec2ssh-agent:@CHANGE@ -j ACCEPT"
+    ]
+
+
+def test_a_masked_service_is_not_passed_by_through_a_socket_that_is_switched_off() -> None:
+    masked = UnitState("ssh.service", "masked", "inactive", "dead", "masked")
+    story = Story(sshd=DOWN._replace(unit=Seen(masked)))
+    assert story.ids == ["sshd-masked"] and not story.ladder.rungs
+    socket = UnitState("ssh.socket", "loaded", "inactive", "dead", "enabled")
+    assert Story(sshd=DOWN._replace(unit=Seen(masked), socket_unit=Seen(socket))).ids == ["sshd-not-running"]
+
+
+def test_a_rule_that_only_moved_is_the_same_fault() -> None:
+    drop = "-A INPUT -p tcp --dport 22 -j DROP\nCOMMIT\n"
+    start = "*filter\n:INPUT ACCEPT [0:0]\n"
+    first, moved, other = (
+        Story(rules(text)).assessment.findings[0]
+        for text in (start + drop, start + "-A INPUT -p udp -j DROP\n" + drop, start + drop.replace("DROP", "REJECT"))
+    )
+    assert first.evidence != moved.evidence
+    assert policy.fingerprint(first) == policy.fingerprint(moved) != policy.fingerprint(other)
 
 
 def test_what_was_not_seen_is_unknown_and_repairs_nothing() -> None:

@@ -150,6 +150,18 @@ def test_redirect_moves_the_port() -> None:
     assert outcome(answer(ruleset(*nat, to_ssh), question(port=2222)), "192.0.2.1") is Outcome.CONNECTED
     found = answer(ruleset(*nat, away))
     assert outcome(found, "192.0.2.1") is Outcome.REFUSED
+    # Where sshd would have answered, the rule that sends the client elsewhere is what decides.
+    assert [(rule.table, rule.text) for rule in found.rules if rule.outcome is Outcome.REFUSED] == [("ip nat", away)]
+
+
+def test_each_of_two_redirects_to_nowhere_is_named_for_its_sources() -> None:
+    rules = [
+        f"-A PREROUTING -s {net} -p tcp -m tcp --dport 22 -j REDIRECT --to-ports 99"
+        for net in ("10.0.0.0/8", "11.0.0.0/8")
+    ]
+    found = answer(ruleset("*nat", ":PREROUTING ACCEPT [0:0]", *rules))
+    refused = [rule for rule in found.rules if rule.outcome is Outcome.REFUSED]
+    assert [(rule.text, rule.sources[0][0] >> 24) for rule in refused] == [(rules[0], 10), (rules[1], 11)]
 
 
 def test_the_reply_of_a_redirected_connection_shows_the_inner_port_before_nat() -> None:

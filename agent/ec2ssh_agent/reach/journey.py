@@ -191,14 +191,21 @@ class Journey:
     def _socket(self, flows: Flows) -> Flows:
         """Parts off the sources that meet no listener; the RST has to get out, too."""
         met: Flows = {}
+        here = (self.local.address, self.question.port)
         for state, sources in flows.items():
-            address, port = state.nat or (self.local.address, self.question.port)
+            address, port = state.nat or here
             if self._listens(address, port):
                 met[state] = sources
                 continue
             key = self.notes.kernel("socket", f"nothing listens on port {port}")
             self._tell(key, sources.all(), "reject")
-            self._sent(packets.NO_LISTENER, state, [Rejection(Outcome.REFUSED, key, "", state, sources.all())])
+            # Where sshd itself would have answered, the rule that sent the client elsewhere is what decided.
+            culprits = self.notes.translated.get((address, port), []) if self._listens(*here) else []
+            left, refused = Sources(sources.all()), []
+            for culprit, ranges in culprits:
+                refused.append(Rejection(Outcome.REFUSED, culprit, "", state, left.cut(addresses.normal(ranges))))
+            refused.append(Rejection(Outcome.REFUSED, key, "", state, left.all()))
+            self._sent(packets.NO_LISTENER, state, [one for one in refused if one.ranges])
         return _next(met, inside=True)
 
     def _listens(self, address: int, port: int) -> bool:

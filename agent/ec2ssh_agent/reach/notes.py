@@ -45,6 +45,8 @@ class Notes:
         self.ends: dict[tuple[Outcome, Key], list[tuple[int, int]]] = {}
         self.doubts: list[tuple[Key, Ranges]] = []
         self.accepts: dict[int, list[tuple[Key, Ranges]]] = {}  # by number of the base chain
+        #: By the local address and port that they were sent to.
+        self.translated: dict[tuple[int, int], list[tuple[Key, Ranges]]] = {}
         self.forked = False  # whether a source may have gone more than one way
 
     def kernel(self, stage: str, text: str) -> Key:

@@ -616,6 +616,7 @@ class Walk:
         if len(ports) > 1:
             self.notes.doubt(key, ranges)
         for port in ports:
+            self.notes.translated.setdefault((address, port), []).append((key, ranges))
             self._accept(key, state._replace(nat=(address, port), inside=True), ranges)
         return None
 
