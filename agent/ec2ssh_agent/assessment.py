@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from .model import Finding, Health
+from .plain import NamedTuple
 from .reach.question import Deciding, Reach
 from .reach.ruleset import Family, Ranges
 

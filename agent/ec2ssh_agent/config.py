@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from .host import Denied, Host, HostError
 from .model import ConfigError
+from .plain import NamedTuple
 from .reach.addresses import parse_cidr
 from .reach.ruleset import Family
 

@@ -7,12 +7,13 @@ unless something seen is worse. The order of the findings is the order of the re
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .assessment import Assessment, Gap
 from .config import Config
 from .facts import Facts, Sshd, UnitState
 from .model import Fact, Finding, Health, Seen, Severity, Symptom, T
+from .plain import NamedTuple
 from .reach import addresses
 from .reach.question import Answer, Deciding, Outcome, Reach
 from .reach.ruleset import Backend, Family, Ranges

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from . import __version__, reach
 from .assessment import Assessment
 from .diagnose import seen
 from .facts import Facts
 from .model import Finding, Seen, Unseen
+from .plain import NamedTuple
 from .reach import addresses
 from .reach.ruleset import Family
 from .status import Document

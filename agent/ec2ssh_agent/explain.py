@@ -7,8 +7,9 @@ here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+from .plain import NamedTuple
 from .status import printable, some
 
 

@@ -5,9 +5,10 @@ Each fact is `Seen(value, where)` or `Unseen(reason)`. Pure data; observe/ fills
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .model import Fact, Unseen
+from .plain import NamedTuple
 from .reach.question import Route, RoutingRule
 from .reach.ruleset import Family, Ruleset
 

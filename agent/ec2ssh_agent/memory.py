@@ -11,11 +11,12 @@ import contextlib
 import json
 import stat
 from collections.abc import Mapping
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from . import codec
 from .config import Config
 from .host import Host, HostError, NotFound, TooLarge
+from .plain import NamedTuple
 from .reach.ruleset import Family, Ranges
 
 STATE = "/var/lib/ec2ssh-agent"

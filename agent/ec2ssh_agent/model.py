@@ -7,7 +7,9 @@ every layer speaks.
 from __future__ import annotations
 
 import enum
-from typing import Generic, NamedTuple, Optional, TypeVar, Union
+from typing import Generic, Optional, TypeVar, Union
+
+from .plain import NamedTuple
 
 T = TypeVar("T")
 

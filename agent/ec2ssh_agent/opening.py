@@ -8,10 +8,11 @@ analysis is asked again, until nothing of the firewall stands between the wanted
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .assessment import Gap
 from .diagnose import FIREWALL, admitted, blockers, possible
+from .plain import NamedTuple
 from .reach import addresses, with_rule
 from .reach.question import Answer, Deciding, Reach
 from .reach.ruleset import (
@@ -41,7 +42,7 @@ _INLINE_XTABLES = 8
 #: Base chains that may stand in one way; more is a ruleset that this does not understand.
 _ROUNDS = 12
 #: Chains in which others keep their bans: an opening goes behind the jumps to them.
-_BANS = ("f2b-", "fail2ban", "sshguard", "crowdsec", "CROWDSEC")
+BANS = ("f2b-", "fail2ban", "sshguard", "crowdsec", "CROWDSEC")
 
 
 class Opening(NamedTuple):
@@ -66,7 +67,7 @@ def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone:
     """
     answers = _answers(gap, reach)
     everyone = everybody(gap, rehearse)
-    networks = () if not addresses.subtract(everyone, gap.wanted) else gap.wanted
+    networks = restricted(gap, rehearse)
     allowed = addresses.union(gap.wanted, addresses.complement(everyone, gap.family))
     for answer in answers:
         allowed = addresses.union(allowed, admitted(answer))
@@ -77,7 +78,7 @@ def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone:
             (rule, "out" if rule.stage == "reply" else "in")
             for answer in answers
             for rule in blockers(answer, gap.wanted, FIREWALL)
-            if not (rule.chain or "").startswith(_BANS)  # who is banned stays banned
+            if not (rule.chain or "").startswith(BANS)  # who is banned stays banned
         ]
         if not walls:
             break
@@ -106,8 +107,15 @@ def everybody(gap: Gap, rehearse: Rehearse) -> Ranges:
     return found
 
 
+def restricted(gap: Gap, rehearse: Rehearse) -> Ranges:
+    """The sources that a rule must name; empty: it is for everybody."""
+    everyone = everybody(gap, rehearse)
+    return gap.wanted if not everyone or addresses.subtract(everyone, gap.wanted) else ()
+
+
 def _answers(gap: Gap, reach: Reach) -> list[Answer]:
-    return [a for a in reach.answers if (a.interface, a.family) == (gap.interface, gap.family)]
+    way = (gap.interface, gap.family, gap.port)
+    return [a for a in reach.answers if (a.interface, a.family, a.port) == way]
 
 
 def _new(
@@ -141,7 +149,7 @@ def _behind_bans(chain: Chain) -> int:
     position = 1
     for rule in chain.rules:
         verdicts = [item for item in rule.items if isinstance(item, Verdict)]
-        if not (verdicts and verdicts[-1].kind is Kind.JUMP and verdicts[-1].target.startswith(_BANS)):
+        if not (verdicts and verdicts[-1].kind is Kind.JUMP and verdicts[-1].target.startswith(BANS)):
             break
         position += 1
     return position

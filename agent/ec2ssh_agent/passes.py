@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from . import diagnose, document, learn, memory, plan, policy, publish
 from .assessment import Assessment
@@ -21,6 +21,7 @@ from .host import Host, HostError
 from .memory import Clock, Memory
 from .model import AgentError, Seen, Severity, Unseen
 from .observe import instance, observe, question, rulesets
+from .plain import NamedTuple
 from .reach import AnalysisError, analyse, wrappers
 from .reach.question import Reach
 from .reach.ruleset import Family, Ruleset

@@ -1,5 +1,5 @@
 """What keeps typing, re and enum (2 MB) out of the supervisor's memory: a NamedTuple of its own, and the signals
-without their enumeration.
+without their enumeration. The passes use it, too: typing's takes twice as long to make a class, 10 ms of each pass.
 
 A class that derives from this NamedTuple is what typing would have made of it, to mypy too; its module postpones
 annotations.
@@ -21,11 +21,12 @@ else:
         def __new__(cls, name, bases, namespace):
             if not bases:
                 return super().__new__(cls, name, bases, namespace)
-            fields = namespace.pop("__annotations__")
+            fields = namespace.pop("__annotations__", {})
             defaults = [namespace.pop(field) for field in fields if field in namespace]
             made = namedtuple(name, fields, defaults=defaults, module=namespace.pop("__module__"))
             for key, value in namespace.items():
                 setattr(made, key, value)
+            made.__annotations__ = fields
             return made
 
     class NamedTuple(metaclass=_Meta):

@@ -7,27 +7,31 @@ files, a unit that systemd is at work on. What hangs on time and history (settle
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from . import opening, plan_sshd
 from .assessment import Assessment, Gap
 from .config import Config
-from .diagnose import FIREWALL, seen
+from .diagnose import seen
 from .facts import Facts, FirewalldZone
-from .model import Finding, Severity
+from .model import Finding, Seen, Severity
 from .opening import Rehearse
+from .plain import NamedTuple
 from .reach import addresses, with_rule
 from .reach.ruleset import Backend, Family, Ruleset, Table
 from .steps import Disable, Ladder, Run, Rung, Step, Write
 
-HOSTS_ALLOW = "/etc/hosts.allow"
+HOSTS_ALLOW, HOSTS_DENY = "/etc/hosts.allow", "/etc/hosts.deny"
 #: The document's line, step 3.
 DOCUMENT_LINE = "sshd2 sshd : ALL: allow"
+#: Everybody of one family, as libwrap understands it: `/0` never matches.
+_HALVES = {Family.IPV4: ("0.0.0.0/1", "128.0.0.0/1"), Family.IPV6: ("::/1", "8000::/1")}
 _UFW_FILES = ("/etc/ufw/user.rules", "/etc/ufw/user6.rules")
 _UFW_TABLES = ("iptables", "ip6tables")
 #: Owners whose chains live in the filter table: flushing it would cut them off.
-_CONTAINERS = ("docker", "kubernetes", "podman", "cni", "calico", "cilium", "libvirt", "lxc")
-
+_CONTAINERS = ("docker", "kubernetes", "podman", "libvirt", "lxd")
+#: An owner's tool takes 0.1–0.2 s a network; more than these are opened by a raw rule with a set of them.
+_OWNER_NETWORKS = 32
 #: Tools that make whole firewalls: an opening goes in front of theirs only for a proven regression.
 _MANAGERS = ("csf", "shorewall", "ferm", "kubernetes", "crowdsec", "sshguard")
 
@@ -95,6 +99,9 @@ def _firewall(finding: Finding, situation: Situation) -> Ladder:
     firewalld = seen(facts.firewalld)
     if firewalld and firewalld.panic:
         return Ladder(finding, withheld="firewalld is in panic mode: somebody locked the machine on purpose")
+    fixed = _immutable(facts)
+    if fixed:
+        return Ladder(finding, withheld=f"{fixed} is immutable (chattr +i): somebody closed it on purpose")
     gap = next(g for g in situation.assessment.gaps if f"{g.interface}/{g.family.value}" == finding.subject)
     if not gap.regression:
         if config.repair_without_baseline == "report":
@@ -115,8 +122,17 @@ def _firewall(finding: Finding, situation: Situation) -> Ladder:
     return Ladder(finding, tuple(rungs), withheld)
 
 
+def _immutable(facts: Facts) -> str:
+    """A file of the firewall's owner that nobody may write."""
+    ufw, firewalld = seen(facts.ufw), seen(facts.firewalld)
+    mine = "/etc/ufw/" if ufw and ufw.enabled else "/etc/firewalld/" if firewalld and firewalld.running else ""
+    return next((path for path in seen(facts.machine.immutable) or () if mine and path.startswith(mine)), "")
+
+
 def _owner_rungs(gap: Gap, situation: Situation) -> Iterator[Rung]:
     ufw, firewalld = seen(situation.facts.ufw), seen(situation.facts.firewalld)
+    if len(_networks(gap, situation)) > _OWNER_NETWORKS:
+        return
     if ufw and ufw.enabled:
         yield from _ufw(gap, situation)
     elif firewalld and firewalld.running:
@@ -125,9 +141,7 @@ def _owner_rungs(gap: Gap, situation: Situation) -> Iterator[Rung]:
 
 def _networks(gap: Gap, situation: Situation) -> tuple[str, ...]:
     """The sources that an owner's rule must name; empty: everybody."""
-    if not addresses.subtract(opening.everybody(gap, situation.rehearse), gap.wanted):
-        return ()
-    return addresses.cidrs(gap.wanted, gap.family)
+    return addresses.cidrs(opening.restricted(gap, situation.rehearse), gap.family)
 
 
 def _rest(gap: Gap, situation: Situation, table: str, chain: str, backend: Backend) -> Optional[tuple[Step, ...]]:
@@ -137,14 +151,18 @@ def _rest(gap: Gap, situation: Situation, table: str, chain: str, backend: Backe
     """
     if situation.ruleset is None:
         return None
-    networks = () if not _networks(gap, situation) else gap.wanted
+    networks = opening.restricted(gap, situation.rehearse)
     rule = opening.model(opening.Opening(backend, gap.family, "", "", "", 1, "in", gap.port, "", networks))
-    if not any(t.label == table and t.backend is backend and chain in t.chains for t in situation.ruleset.tables):
+    if not _there(situation.ruleset, table, chain):
         return None
     ruleset = with_rule(situation.ruleset, table, backend, chain, rule, 1)
     reach = situation.rehearse(ruleset)
     found = opening.find(gap, reach, ruleset, situation.rehearse, alone=_alone(situation))
     return None if found is None else tuple(step for item in found for step in opening.steps(item))
+
+
+def _there(ruleset: Optional[Ruleset], table: str, chain: str) -> bool:
+    return any(item.label == table and chain in item.chains for item in (ruleset.tables if ruleset else ()))
 
 
 def _alone(situation: Situation) -> bool:
@@ -158,11 +176,13 @@ def _ufw(gap: Gap, situation: Situation) -> Iterator[Rung]:
     six = gap.family is Family.IPV6
     table, chain = ("ip6 filter", "ufw6-user-input") if six else ("ip filter", "ufw-user-input")
     backend = _filter_backend(situation.ruleset, table, chain)
-    rest = _rest(gap, situation, table, chain, backend) if backend and ufw.chains else None
     why = "ufw owns the firewall: its rule survives `ufw reload` and a reboot"
     step = "step 1: firewall"
-    if rest is not None:
-        yield Rung("ufw-allow", why, (allow, *rest), step)
+    if ufw.chains:
+        # Where its own rule would not help, or it leaves IPv6 alone, to take it down and up would not help either.
+        rest = _rest(gap, situation, table, chain, backend) if backend else None
+        if rest is not None:
+            yield Rung("ufw-allow", why, (allow, *rest), step)
         return
     # Its chains are gone, or nothing leads to them (`iptables -F`): neither `ufw reload` nor `enable` alone mends that.
     afresh = (("ufw", "disable"), ("ufw", "--force", "enable"))
@@ -178,32 +198,29 @@ def _filter_backend(ruleset: Optional[Ruleset], table: str, chain: str) -> Optio
 
 
 def _ufw_allow(gap: Gap, situation: Situation, tuples: tuple[str, ...]) -> Run:
-    """`ufw prepend allow`; an equal rule with another action is deleted first, since ufw would skip ours."""
+    """`ufw prepend allow`; an equal rule is deleted first, since ufw would skip ours and leave that where it stands."""
     commands: list[tuple[str, ...]] = []
     inverse: list[tuple[str, ...]] = []
-    port = f"{gap.port}/tcp"
-    networks = _networks(gap, situation)
-    wide = ("0.0.0.0/0", "::/0")
-    for action in sorted({_words(line)[0] for line in tuples if _same(_words(line), gap.port, wide)} - {"allow"}):
-        commands.append(("ufw", "--force", "delete", action, port))
-        inverse.append(("ufw", action, port))
-    if not networks:
-        commands.append(("ufw", "prepend", "allow", port))
-        inverse.insert(0, ("ufw", "--force", "delete", "allow", port))
-    for network in networks:
-        rule = ("allow", "proto", "tcp", "from", network, "to", "any", "port", str(gap.port))
-        commands.append(("ufw", "prepend", *rule))
-        inverse.insert(0, ("ufw", "--force", "delete", *rule))
+    known = [line.split() for line in tuples]
+    for network in _networks(gap, situation) or ("",):
+        rule: tuple[str, ...] = (f"{gap.port}/tcp",)
+        if network:
+            rule = ("proto", "tcp", "from", network, "to", "any", "port", str(gap.port))
+        for action in sorted({words[0] for words in known if _same(words, gap.port, network)}):
+            said = action.split("_")  # deny_log: `ufw deny log`
+            commands.append(("ufw", "--force", "delete", *said, *rule))
+            inverse.append(("ufw", *said, *rule))
+        commands.append(("ufw", "prepend", "allow", *rule))
+        inverse.insert(0, ("ufw", "--force", "delete", "allow", *rule))
     return Run(tuple(commands), tuple(inverse), _UFW_FILES, (("ufw", "reload"),), "ufw", _UFW_TABLES)
 
 
-def _words(line: str) -> list[str]:
-    return line.split() or [""]
-
-
-def _same(words: list[str], port: int, wide: tuple[str, ...]) -> bool:
-    """`ACTION tcp PORT ANY any ANY in`: the tuple that `ufw ACTION PORT/tcp` makes."""
-    return len(words) >= 6 and words[1] == "tcp" and words[2] == str(port) and words[3] in wide and words[5] in wide
+def _same(words: list[str], port: int, network: str) -> bool:
+    """`ACTION tcp PORT ANY any SOURCE in [comment=...]`: the tuple that `ufw ACTION ...` makes; none of an
+    application's or an interface's."""
+    wide = ("0.0.0.0/0", "::/0")
+    head = words[1:3] == ["tcp", str(port)] and words[6:7] == ["in"] and words[3] in wide
+    return head and words[5] in ((network,) if network else wide)
 
 
 def _firewalld(gap: Gap, situation: Situation) -> Iterator[Rung]:
@@ -221,15 +238,15 @@ def _firewalld(gap: Gap, situation: Situation) -> Iterator[Rung]:
     permanent = {zone.name: zone for zone in firewalld.permanent}
     if name in zones:
         run = _firewall_cmd(gap, situation, zones[name], permanent.get(name))
-        if run.commands:
-            chain = f"filter_IN_{name}_allow"
-            rest = _rest(gap, situation, "inet firewalld", chain, Backend.NFTABLES)
+        table, chain = "inet firewalld", f"filter_IN_{name}_allow"
+        there = _there(situation.ruleset, table, chain)
+        rest = _rest(gap, situation, table, chain, Backend.NFTABLES)
+        if run.commands and (rest is not None or not there):
             why = f"firewalld owns the firewall: zone {name} is the way in on {gap.interface}"
             yield Rung("firewalld-allow", why, (run, *(rest or ())), step)
-    if not firewalld.policy_drop:
-        yield Rung(
-            "firewalld-restart", "firewalld says that SSH is allowed, the kernel's rules differ", (restart,), step
-        )
+        if firewalld.policy_drop or (run.commands and there):
+            return  # a restart would forget what the administrator set at run time only, and change nothing else
+        yield Rung("firewalld-restart", "the kernel's rules are not what firewalld says of them", (restart,), step)
 
 
 def _firewall_cmd(gap: Gap, situation: Situation, zone: FirewalldZone, permanent: Optional[FirewalldZone]) -> Run:
@@ -291,7 +308,9 @@ def _disable(situation: Situation) -> Rung:
         mine = {table.family for table in tables if table.backend is backend}
         tools += [tool for tool, family in ((four, "ip"), (six, "ip6")) if family in mine]
     nft = tuple(
-        (t.family, t.name) for t in tables if t.backend is Backend.NFTABLES and _filters(t) and t.name != "firewalld"
+        (t.family, t.name)
+        for t in tables
+        if t.backend is Backend.NFTABLES and _filters(t) and not t.name.startswith(("firewalld", *opening.BANS))
     )
     why = "the document's second form: the firewall of the operating system is switched off"
     return Rung("disable", why, (Disable(tuple(tools), owner, nft),), "step 1: firewall, second form")
@@ -309,15 +328,15 @@ def _wrappers(finding: Finding, situation: Situation) -> Ladder:
     facts = situation.facts
     if situation.config.repair_tcp_wrappers == "off":
         return Ladder(finding, withheld="[repair] tcp_wrappers = off")
-    if HOSTS_ALLOW in (seen(facts.machine.immutable) or ()):
-        return Ladder(finding, withheld=f"{HOSTS_ALLOW} is immutable (chattr +i): somebody closed it on purpose")
-    allow = seen(facts.wrappers.allow)
-    if seen(facts.wrappers.deny) is None and allow is None:
-        return Ladder(finding, withheld="hosts.allow and hosts.deny could not be read")
+    for path in (HOSTS_ALLOW, HOSTS_DENY):
+        if path in (seen(facts.machine.immutable) or ()):
+            return Ladder(finding, withheld=f"{path} is immutable (chattr +i): somebody closed it on purpose")
+    allow = facts.wrappers.allow
+    if not isinstance(allow, Seen):
+        return Ladder(finding, withheld=f"{HOSTS_ALLOW} could not be read, so nothing is put in front of it")
     gaps = [g for g in situation.assessment.gaps if any(b.backend is Backend.WRAPPERS for b in g.blockers)]
-    walled = any(rule.backend in FIREWALL for gap in gaps for rule in gap.blockers)
-    lines = _lines(gaps, situation) if not walled else [DOCUMENT_LINE]
-    content = "".join(f"{line}\n" for line in lines).encode() + (allow or b"")
+    lines = _lines(gaps, situation)
+    content = "".join(f"{line}\n" for line in lines).encode() + (allow.value or b"")
     shown = "; ".join(f"sed -i '1i {line}' {HOSTS_ALLOW}" for line in lines)
     step = Write(HOSTS_ALLOW, content, shown)
     return Ladder(
@@ -327,17 +346,17 @@ def _wrappers(finding: Finding, situation: Situation) -> Ladder:
 
 def _lines(gaps: list[Gap], situation: Situation) -> list[str]:
     """The document's line; or, where only some ever got in, lines that name just those."""
-    restricted = [(gap.family, network) for gap in gaps for network in _networks(gap, situation)]
-    if not restricted or any(not _networks(gap, situation) for gap in gaps):
+    networks = [(gap.family, _networks(gap, situation)) for gap in gaps]
+    if not any(some for _, some in networks):
         return [DOCUMENT_LINE]
-    words = [_pattern(family, network) for family, network in restricted]
+    words = [_pattern(family, network) for family, some in networks for network in some or _HALVES[family]]
     # libwrap reads at most 2,047 characters of a line.
     return [f"sshd2 sshd : {' '.join(words[i : i + 24])} : allow" for i in range(0, len(words), 24)]
 
 
 def _pattern(family: Family, network: str) -> str:
-    """As hosts_access(5) wants it: `[v6]/len`; `/32` and `/0` never match."""
+    """As hosts_access(5) wants it: `[v6]/len`; `/32` never matches."""
     address, slash, length = network.partition("/")
     if family is Family.IPV6:
         return f"[{address}]/{length}" if slash else f"[{address}]"
-    return "ALL" if length == "0" else network
+    return network

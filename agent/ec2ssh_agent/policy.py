@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from . import memory
 from .config import Config
@@ -11,6 +11,7 @@ from .diagnose import seen
 from .facts import Facts
 from .memory import Clock, Memory
 from .model import Finding
+from .plain import NamedTuple
 
 #: A firewall tool, package manager or cloud-init at work is waited for, so long at most (seconds).
 PATIENCE = 30.0

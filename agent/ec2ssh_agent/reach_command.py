@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import gc
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from . import reach, reach_files
 from .config import Config
 from .host import Host
 from .model import UsageError
+from .plain import NamedTuple
 from .reach import addresses
 from .reach.question import Outcome, Question, Reach, Trace
 from .reach.ruleset import Family, Ruleset

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .model import AgentError, UsageError
+from .plain import NamedTuple
 from .reach import addresses, iptables, wrappers
 from .reach.question import Link, Listening, Local, Question, Route
 from .reach.ruleset import Backend, Family, Ruleset, Table

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from .plain import NamedTuple
 from .reach import addresses
 from .reach.question import Answer, Deciding, Outcome, Reach, Trace
 from .reach.ruleset import Backend, Family, Ranges

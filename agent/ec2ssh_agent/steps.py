@@ -7,9 +7,10 @@ what a person would type to the same effect; `repair --dry-run` prints it.
 from __future__ import annotations
 
 import shlex
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
 
 from .model import Finding
+from .plain import NamedTuple
 from .reach.ruleset import Backend, Family
 
 Argv = tuple[str, ...]

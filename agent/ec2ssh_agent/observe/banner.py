@@ -10,10 +10,10 @@ import errno
 import socket
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..facts import Banner, Listener
 from ..model import Fact, Seen, Unseen
+from ..plain import NamedTuple
 from ..reach.ruleset import Family
 
 _GREETING = b"SSH-2.0-ec2ssh-agent\r\n"

@@ -10,12 +10,13 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from jeepney.low_level import HeaderFields, Message, MessageType, calc_msg_size
 from jeepney.wrappers import DBusAddress, new_method_call
 
 from ..host import Denied, Failed, Host, HostError, NotFound, TimedOut, TooLarge
+from ..plain import NamedTuple
 
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
 #: systemd's own socket: root may ask it without a bus daemon.

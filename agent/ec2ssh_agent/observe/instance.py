@@ -13,11 +13,11 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from ..facts import Machine
 from ..host import Denied, Host, HostError, NotFound
 from ..model import Fact, Seen, T, Unseen
+from ..plain import NamedTuple
 from .systemd import Systemd, present
 
 _NOLOGIN = ("/run/nologin", "/etc/nologin")

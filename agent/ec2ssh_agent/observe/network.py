@@ -8,12 +8,13 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from ..facts import Address, Interface, Network
 from ..host import Host, HostError, NotFound
 from ..model import Fact, Seen, Unseen
 from ..netlink import Message
+from ..plain import NamedTuple
 from ..reach.question import Route, RoutingRule
 from ..reach.ruleset import Family
 from .dumps import attributes, dump, number, text

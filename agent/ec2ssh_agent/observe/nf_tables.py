@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .. import netlink
 from ..host import Failed
+from ..plain import NamedTuple
 
 _GETTABLE, _GETCHAIN, _GETRULE = 0x0A01, 0x0A04, 0x0A07
 _ALL_FAMILIES = b"\0\0\0\0"  # struct nfgenmsg

@@ -8,11 +8,11 @@ route leads outside whatever it is called: a container's eth0 is a veth.
 from __future__ import annotations
 
 import fnmatch
-from typing import NamedTuple
 
 from ..config import Config
 from ..facts import Facts, Interface, Network
 from ..model import Seen
+from ..plain import NamedTuple
 from ..reach.question import Link, Listening, Local, Question, Route
 from ..reach.ruleset import Family
 
@@ -95,9 +95,7 @@ def ask(facts: Facts, config: Config) -> Question:
     bypass = facts.bypass.value if isinstance(facts.bypass, Seen) else ()
     links = tuple(_link(item, bypass) for item in network.interfaces if item.name in outside.names)
     local = tuple(Local(a.family, a.address, a.prefix) for item in network.interfaces for a in item.addresses)
-    return Question(
-        port, links, listening, network.routes, network.rules, local, outside.unseen, network.tcp_options
-    )
+    return Question(port, links, listening, network.routes, network.rules, local, outside.unseen, network.tcp_options)
 
 
 def _link(interface: Interface, bypass: tuple[tuple[str, str], ...]) -> Link:

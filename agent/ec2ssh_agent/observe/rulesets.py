@@ -16,11 +16,12 @@ import contextlib
 import errno
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from .. import netlink
 from ..host import Denied, Failed, Host, HostError, NotFound, Ran
 from ..model import AgentError, Fact, Seen, Unseen
+from ..plain import NamedTuple
 from ..reach import analyse, iptables, nftables
 from ..reach.ipsets import IpSet
 from ..reach.question import Outcome, Question, Reach

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from ..config import Config
 from ..facts import Banner, ConfigTest, Effective, HostKey, Listener, Process, Sshd, UnitState
 from ..host import Host, HostError, NotFound
 from ..model import Fact, Seen, Unseen
+from ..plain import NamedTuple
 from . import banner, journal, sshd_config, systemd
 from .systemd import Looked, Systemd
 

@@ -10,10 +10,10 @@ import fnmatch
 import hashlib
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ..facts import Effective
 from ..host import Failed, Host
+from ..plain import NamedTuple
 
 MAIN = "/etc/ssh/sshd_config"
 DIRECTORY = "/etc/ssh"

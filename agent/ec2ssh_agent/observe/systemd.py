@@ -7,11 +7,12 @@ Source: org.freedesktop.systemd1(5).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from ..facts import UnitState
 from ..host import Denied, Failed, Host, HostError, NotFound
 from ..model import Fact, Seen, Unseen
+from ..plain import NamedTuple
 from .dbus import SYSTEM_BUS, SYSTEMD, Bus, Call, Refused, get
 
 _SERVICE = "org.freedesktop.systemd1"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from ..plain import NamedTuple
 from . import addresses
 from .journey import Journey, neighbours
 from .notes import Key, Notes, Spot

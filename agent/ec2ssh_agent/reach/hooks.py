@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ..model import AgentError
+from ..plain import NamedTuple
 from .packet import name_matches
 from .ruleset import (
     Chain,

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
 
 from ..model import AgentError
+from ..plain import NamedTuple
 from . import addresses, values
 from .ruleset import Element, Family, Field, IfName, Lookup, Match, Ranges, Selector, Unknown
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from ..model import AgentError
+from ..plain import NamedTuple
 from . import values
 from .ipsets import IpSet
 from .ipsets import parse as parse_ipsets

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from ..plain import NamedTuple
 from . import addresses, names, values
 from .ruleset import Family, Field, Item, Ranges, Selector, Test
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from ..model import AgentError
+from ..plain import NamedTuple
 from . import nft_text
 from .nft_rules import Compiler
 from .ruleset import Backend, Chain, Field, Item, Kind, Rule, Ruleset, Selector, Table, Test, Unknown, Verdict

@@ -6,8 +6,9 @@ order once, when the answer is composed.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from ..plain import NamedTuple
 from .question import Outcome
 from .ruleset import Backend, Chain, Ranges, Rule, Table
 

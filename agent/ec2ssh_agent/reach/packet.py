@@ -13,8 +13,9 @@ Sources: net/netfilter/{nft_meta,nft_ct,nft_lookup,nft_dynset,xt_conntrack,xt_re
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
 
+from ..plain import NamedTuple
 from . import addresses
 from .question import Link, Local
 from .ruleset import (

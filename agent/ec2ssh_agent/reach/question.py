@@ -7,8 +7,9 @@ external interface. The answer says for every source what a client there lives t
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from ..plain import NamedTuple
 from .ruleset import Backend, Family, Ranges
 
 

@@ -6,8 +6,9 @@ Sources: ip_route_input_slow and fib_validate_source (net/ipv4), ip6_rcv_core (n
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from ..plain import NamedTuple
 from . import addresses
 from .packet import Mapping
 from .question import Link, Local, Question, Route, RoutingRule

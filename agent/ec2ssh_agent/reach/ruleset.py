@@ -13,7 +13,9 @@ Sources: nft(8), iptables-extensions(8), net/netfilter/nf_tables_core.c.
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
+
+from ..plain import NamedTuple
 
 #: Inclusive, sorted, disjoint, not touching.
 Ranges = tuple[tuple[int, int], ...]

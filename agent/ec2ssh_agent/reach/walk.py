@@ -23,8 +23,9 @@ decide, in chunks, so that the whole is near linear in rules.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
 
+from ..plain import NamedTuple
 from . import addresses
 from .hooks import ACTIONS, AnalysisError, Step, commutes, steps_of
 from .notes import Base, Key, Notes, Spot

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from ..plain import NamedTuple
 from .addresses import SPACE, intersect, normal, parse_address, prefix_range, subtract, union
 from .ruleset import Family, Ranges
 

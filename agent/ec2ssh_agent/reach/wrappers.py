@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from ..plain import NamedTuple
 from .addresses import contains, normal, union
 from .ruleset import Family, Ranges
 from .sources import Sources

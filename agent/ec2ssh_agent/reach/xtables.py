@@ -6,8 +6,9 @@ An extension is known by its name; it has options, each with a number of argumen
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from ..plain import NamedTuple
 from .ipsets import IpSet
 from .ruleset import Family, Item
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from ..host import Host, HostError, Locked
 from ..model import AgentError, Finding
+from ..plain import NamedTuple
 from ..steps import Directory, Disable, HostKeys, Insert, Mode, Run, Rung, Step, Write, commands
 from . import records
 from .audit import audit

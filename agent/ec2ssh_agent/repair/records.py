@@ -9,11 +9,12 @@ import re
 import stat
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from ..codec import decode, encode
 from ..host import Host
 from ..model import AgentError, Finding
+from ..plain import NamedTuple
 from ..steps import Rung, Step
 
 STATE = "/var/lib/ec2ssh-agent"

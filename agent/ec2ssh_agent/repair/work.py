@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Optional, Protocol
+from typing import Optional, Protocol
 
 from ..host import Host, HostError, Ran, TimedOut
 from ..model import AgentError
+from ..plain import NamedTuple
 from ..steps import CHANGE
 from .records import Saved
 

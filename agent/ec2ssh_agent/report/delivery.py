@@ -17,13 +17,14 @@ import signal
 import socket
 from collections.abc import Iterator, Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import unquote, urljoin, urlsplit
 
 from .. import __version__
 from ..config import Config
 from ..host import Host, HostError
 from ..model import AgentError
+from ..plain import NamedTuple
 from .formats import Request, address
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
+from ..plain import NamedTuple
 from . import metrics
 
 #: An alert that nothing refreshes for so many heartbeats ends by itself.

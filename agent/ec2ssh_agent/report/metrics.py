@@ -9,9 +9,10 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from ..model import Health
+from ..plain import NamedTuple
 
 #: (label, value) pairs and the sample's value.
 _Sample = tuple[tuple[tuple[str, str], ...], float]

@@ -17,12 +17,13 @@ import random
 import sys
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from .. import codec
 from ..config import FILE, Config, load
 from ..host import Host, HostError, Locked, NotFound
 from ..model import AgentError, ConfigError
+from ..plain import NamedTuple
 from ..status import age
 from . import content, formats, identity, schedule, spool
 from .delivery import Answer, Endpoint, Misconfigured, Outcome

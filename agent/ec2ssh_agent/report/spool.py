@@ -15,11 +15,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from .. import codec
 from ..config import Config
 from ..host import Host, HostError, NotFound
+from ..plain import NamedTuple
 from . import content
 
 DIRECTORY = "/var/lib/ec2ssh-agent/spool"
