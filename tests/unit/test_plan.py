@@ -25,7 +25,7 @@ from ec2ssh_agent.facts import (
 from ec2ssh_agent.model import Health, Seen, Symptom, Unseen
 from ec2ssh_agent.reach import addresses, analyse, iptables, wrappers
 from ec2ssh_agent.reach.question import Link, Listening, Local, Question, Route
-from ec2ssh_agent.reach.ruleset import Backend, Family, Ruleset
+from ec2ssh_agent.reach.ruleset import Backend, Chain, Family, Kind, Ruleset, Table
 from ec2ssh_agent.steps import Ladder, Write, commands
 
 HOST = addresses.parse_address("10.0.5.20")[1]
@@ -329,3 +329,79 @@ def test_a_rule_that_only_moved_is_the_same_fault() -> None:
 def test_what_was_not_seen_is_unknown_and_repairs_nothing() -> None:
     story = Story(sshd=GOOD._replace(listeners=Unseen("not permitted")))
     assert story.assessment.health is Health.UNKNOWN and story.ladders == ()
+
+
+def test_an_allow_file_that_cannot_be_read_is_never_written_over() -> None:
+    decided = {Family.IPV4: wrappers.evaluate(wrappers.parse(None, b"ALL: ALL\n"), family=Family.IPV4)}
+    hidden = Wrappers(Unseen("/etc/hosts.allow: larger than 1048576 bytes"), Seen(b"ALL: ALL\n"), Seen(True))
+    story = Story(decided=decided, wrappers=hidden)
+    assert story.ids == ["wrappers-deny"] and not story.ladder.rungs and "could not be read" in story.ladder.withheld
+    locked = Machine(systemd=Seen(True), immutable=Seen(("/etc/hosts.deny",)))
+    read = Wrappers(Seen(None), Seen(b"ALL: ALL\n"), Seen(True))
+    assert "chattr" in Story(decided=decided, wrappers=read, machine=locked).ladder.withheld
+
+
+def test_the_lines_name_who_got_in_before_whatever_the_firewall_does_meanwhile() -> None:
+    office = (addresses.parse_cidr("203.0.113.0/24")[1],)
+    decided = {Family.IPV4: wrappers.evaluate(wrappers.parse(b"", b"ALL: ALL\n"), family=Family.IPV4)}
+    read = Wrappers(Seen(b""), Seen(b"ALL: ALL\n"), Seen(True))
+    text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -s 203.0.113.0/25 -p tcp --dport 22 -j DROP\nCOMMIT\n"
+    story = Story(rules(text), decided=decided, wrappers=read, baseline={("eth0", Family.IPV4): office})
+    assert story.ids == ["firewall-drop", "wrappers-deny"]
+    step = story.ladders[1].rungs[0].steps[0]
+    assert isinstance(step, Write) and step.content == b"sshd2 sshd : 203.0.113.0/24 : allow\n"
+
+
+def test_equal_rules_of_ufw_are_deleted_and_others_left() -> None:
+    text = UFW.replace("COMMIT", "-A ufw-user-input -p tcp -m tcp --dport 22 -j DROP\nCOMMIT")
+    tuples = (
+        "deny_log tcp 22 0.0.0.0/0 any 0.0.0.0/0 in",
+        "deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 OpenSSH - in",  # an application's
+        "deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 in_eth1",
+        "allow tcp 22 ::/0 any ::/0 in comment=73",  # it stands behind: ufw would not move it
+    )
+    assert Story(rules(text), ufw=Seen(Ufw(True, True, tuples))).typed() == [
+        "ufw --force delete allow 22/tcp", "ufw --force delete deny log 22/tcp", "ufw prepend allow 22/tcp",
+    ]  # fmt: skip
+    office = (addresses.parse_cidr("203.0.113.0/24")[1],)
+    behind = Ufw(True, True, ("allow tcp 22 0.0.0.0/0 any 203.0.113.0/24 in",))
+    story = Story(rules(text), ufw=Seen(behind), baseline={("eth0", Family.IPV4): office})
+    assert story.typed()[0] == "ufw --force delete allow proto tcp from 203.0.113.0/24 to any port 22"
+
+
+def test_an_owner_whose_rule_would_not_help_is_left_alone() -> None:
+    no_v4 = UFW.replace(":ufw-user-input - [0:0]\n", "").replace("-A ufw-before-input -j ufw-user-input\n", "")
+    story = Story(rules(no_v4), ufw=Seen(Ufw(True, True)))
+    assert [rung.name for rung in story.ladder.rungs] == ["open"]
+    many = addresses.normal((n << 16, n << 16) for n in range(1 << 13, (1 << 13) + 40))
+    story = Story(rules(UFW), ufw=Seen(Ufw(True, True)), baseline={("eth0", Family.IPV4): many})
+    assert [rung.name for rung in story.ladder.rungs] == ["open"] and "a set" in story.typed()[0]
+    locked = Machine(systemd=Seen(True), immutable=Seen(("/etc/ufw/user.rules",)))
+    assert "chattr" in Story(rules(UFW), ufw=Seen(Ufw(True, True)), machine=locked).ladder.withheld
+    assert Story(rules(DROP), machine=locked).ladder.rungs, "ufw owns nothing here"
+
+
+def test_firewalld_is_restarted_only_where_the_kernel_differs_from_what_it_says() -> None:
+    chains = {
+        "filter_INPUT": Chain("filter_INPUT", (), "input", 10, "filter", Kind.DROP),
+        "filter_IN_public_allow": Chain("filter_IN_public_allow", ()),
+    }
+    kernel = Ruleset((Table("inet", "firewalld", Backend.NFTABLES, chains),))
+    public = FirewalldZone("public", ("eth0",), (), (), ())
+
+    def rungs(ruleset: Ruleset, zone: FirewalldZone) -> list[str]:
+        firewalld = Firewalld(True, default_zone="public", zones=(zone,), permanent=(zone,))
+        return [rung.name for rung in Story(ruleset, firewalld=Seen(firewalld)).ladder.rungs]
+
+    assert rungs(kernel, public) == ["firewalld-allow", "open"], "a restart would forget runtime rules"
+    assert rungs(kernel, public._replace(services=("ssh",))) == ["firewalld-restart", "open"]
+    assert rungs(rules(DROP), public) == ["firewalld-allow", "firewalld-restart", "open"]
+
+
+def test_bans_and_containers_outlive_a_firewall_that_is_switched_off() -> None:
+    drop = {"input": Chain("input", (), "input", 0, "filter", Kind.DROP)}
+    banned = {"f2b-chain": Chain("f2b-chain", (), "input", -1)}
+    tables = (Table("inet", "filter", Backend.NFTABLES, drop), Table("inet", "f2b-table", Backend.NFTABLES, banned))
+    assert Story(Ruleset(tables), allow_disable=True).typed(1) == ["nft flush table inet filter"]
+    lxd = Story(Ruleset(tables), allow_disable=True, foreign=Seen(("lxd",)))
+    assert [rung.name for rung in lxd.ladder.rungs] == ["open"] and "lxd" in lxd.ladder.withheld

@@ -33,11 +33,11 @@ _ALL = frozenset({"ruleset", "owners", "network", "wrappers", "sshd"})
 
 #: Chains and tables whose names tell who made them (architecture.md, "Foreign owners").
 _OWNERS = (
-    ("docker", ("DOCKER",)),
+    ("docker", ("DOCKER", "docker")),
     ("kubernetes", ("KUBE-", "cali-", "CILIUM_", "FLANNEL", "CNI-", "kube-", "calico", "cilium")),
     ("podman", ("NETAVARK", "netavark")),
     ("libvirt", ("LIBVIRT_", "libvirt")),
-    ("lxd", ("lxd", "incus")),
+    ("lxd", ("lxd", "incus", "lxc-")),
     ("fail2ban", ("f2b-", "fail2ban-")),
     ("crowdsec", ("crowdsec", "CROWDSEC")),
     ("sshguard", ("sshguard",)),
