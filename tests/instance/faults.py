@@ -126,8 +126,8 @@ OTHER_RULES = (
     ),
     _firewall(
         "nft-second-base-chain",
-        "nft 'table ip mine { chain first { type filter hook input priority -10; tcp dport 22 accept; };"
-        " chain second { type filter hook input priority 10; policy accept; tcp dport { 21-25 } drop; }; }'",
+        "nft 'table ip mine { chain early { type filter hook input priority -10; tcp dport 22 accept; };"
+        " chain late { type filter hook input priority 10; policy accept; tcp dport { 21-25 } drop; }; }'",
         "timeout",
         "nft delete table ip mine",
     ),
