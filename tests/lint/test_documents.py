@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,9 +77,12 @@ def test_the_manual_pages_are_good_roff(tmp_path: Path) -> None:
 
 def test_the_package_is_reproducible_and_lintian_finds_nothing(tmp_path: Path) -> None:
     packages = []
-    for name in ("first", "second"):
+    # Another file system, another file mode creation mask, another time zone.
+    for umask, variables in ((0o022, {}), (0o027, {"TMPDIR": "/dev/shm", "TZ": "Asia/Tokyo"})):
         built = subprocess.run(
-            [str(ROOT / "packaging" / "build-deb"), str(tmp_path / name)],
+            [str(ROOT / "packaging" / "build-deb"), str(tmp_path / f"{umask:o}")],
+            env={**os.environ, **variables},
+            umask=umask,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -10,12 +10,101 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import yaml
 
 from ec2ssh_agent.cli import parser
 from test_lint_tools import ROOT, run
 
 PACKAGING = ROOT / "packaging"
+
+# The AWS Systems Manager User Guide, "SSM document schemas and features" (2.2) and "aws:runShellScript".
+COMMAND_DOCUMENT = """
+type: object
+required: [schemaVersion, description, parameters, mainSteps]
+additionalProperties: false
+properties:
+  schemaVersion: {const: "2.2"}
+  description: {type: string, minLength: 1}
+  parameters:
+    type: object
+    propertyNames: {pattern: "^[A-Za-z][A-Za-z0-9]*$"}
+    additionalProperties:
+      type: object
+      required: [type, description]
+      anyOf: [{required: [allowedValues]}, {required: [allowedPattern]}]  # or whoever calls it writes the script
+      additionalProperties: false
+      properties:
+        type: {const: String}
+        description: {type: string, minLength: 1}
+        default: {type: string}
+        allowedPattern: {type: string, format: regex}
+        allowedValues: {type: array, items: {type: string}, minItems: 1, uniqueItems: true}
+  mainSteps:
+    type: array
+    minItems: 1
+    items:
+      type: object
+      required: [action, name, precondition, inputs]
+      additionalProperties: false
+      properties:
+        action: {const: "aws:runShellScript"}
+        name: {type: string, pattern: "^[A-Za-z0-9_]{1,128}$"}
+        precondition: {const: {StringEquals: [platformType, Linux]}}
+        inputs:
+          type: object
+          required: [timeoutSeconds, runCommand]
+          additionalProperties: false
+          properties:
+            timeoutSeconds: {type: string, pattern: "^[1-9][0-9]*$"}
+            runCommand: {type: array, items: {type: string}, minItems: 1}
+"""
+
+# The EC2 Image Builder User Guide, "Use the AWSTOE component document framework for custom components".
+COMPONENT = """
+type: object
+required: [name, description, schemaVersion, phases]
+additionalProperties: false
+properties:
+  name: {type: string, pattern: "^[A-Za-z0-9_-]{1,128}$"}
+  description: {type: string}
+  schemaVersion: {const: 1.0}
+  parameters:
+    type: array
+    items:
+      type: object
+      minProperties: 1
+      maxProperties: 1
+      additionalProperties:
+        type: object
+        required: [type]
+        additionalProperties: false
+        properties: {type: {const: string}, default: {type: string}, description: {type: string}}
+  phases:
+    type: array
+    minItems: 1
+    items:
+      type: object
+      required: [name, steps]
+      additionalProperties: false
+      properties:
+        name: {enum: [build, validate, test]}
+        steps:
+          type: array
+          minItems: 1
+          items:
+            type: object
+            required: [name, action, inputs]
+            additionalProperties: false
+            properties:
+              name: {type: string}
+              action: {const: ExecuteBash}
+              inputs:
+                type: object
+                required: [commands]
+                additionalProperties: false
+                properties: {commands: {type: array, items: {type: string}, minItems: 1}}
+"""
 
 
 def test_packer_validates_the_template() -> None:
@@ -65,9 +154,24 @@ def test_every_command_of_the_agent_is_one() -> None:
         parser().parse_args([*line, "timeout"] if line == ["explain"] else line)
 
 
-def test_parameters_are_those_that_are_declared() -> None:
+def _valid(document: dict[str, Any], schema: str) -> None:
+    jsonschema.Draft7Validator(yaml.safe_load(schema), format_checker=jsonschema.FormatChecker()).validate(document)
+
+
+def _used(document: object) -> set[str]:
+    return set(re.findall(r"\{\{ *(\w+) *\}\}", json.dumps(document)))
+
+
+def test_command_documents_are_what_systems_manager_takes() -> None:
     for file in sorted((PACKAGING / "ssm").glob("*.json")):
         document: dict[str, Any] = json.loads(file.read_text())
-        used = set(re.findall(r"\{\{ *(\w+) *\}\}", json.dumps(document["mainSteps"])))
-        assert document["schemaVersion"] == "2.2"
-        assert used == set(document["parameters"]), file.name
+        _valid(document, COMMAND_DOCUMENT)
+        assert _used(document["mainSteps"]) == set(document["parameters"]), file.name
+        for name, parameter in document["parameters"].items():
+            assert parameter.get("default") in (None, *parameter.get("allowedValues", ())), f"{file.name}: {name}"
+
+
+def test_the_component_is_what_image_builder_takes() -> None:
+    document: dict[str, Any] = yaml.safe_load((PACKAGING / "ami" / "component.yaml").read_text())
+    _valid(document, COMPONENT)
+    assert _used(document["phases"]) == {name for parameter in document["parameters"] for name in parameter}
