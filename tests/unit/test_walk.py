@@ -452,3 +452,33 @@ def test_the_clients_ack_carries_timestamps() -> None:
     timestamps = filter_input("-A INPUT -p tcp --tcp-option 8 -j ACCEPT", policy="DROP")
     assert outcome(answer(timestamps), "192.0.2.1") is Outcome.CONNECTED
     assert outcome(answer(timestamps, question()._replace(tcp_options=())), "192.0.2.1") is Outcome.TIMEOUT
+
+
+def test_a_syn_whose_syn_ack_was_lost_is_sent_again_and_is_established_by_then() -> None:
+    """Found by a random ruleset against the kernel, seed 305702842: refused, not a timeout."""
+    chains = ("*filter", ":INPUT ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]")
+    refuse = "-A INPUT -p tcp -m conntrack --ctstate ESTABLISHED -j REJECT"
+    for lost in (
+        "-A OUTPUT -p tcp --sport 22 -j DROP",
+        "-A OUTPUT -p tcp --sport 22 -j REJECT --reject-with tcp-reset",
+    ):
+        assert outcome(answer(ruleset(*chains, lost)), "192.0.2.1") is Outcome.TIMEOUT
+        found = answer(ruleset(*chains, refuse, lost))
+        assert outcome(found, "192.0.2.1") is Outcome.REFUSED
+        (decided,) = (rule for rule in found.rules if rule.outcome is Outcome.REFUSED)
+        assert (decided.stage, decided.chain, decided.rule) == ("syn", "INPUT", 1)
+    untracked = ("*raw", ":PREROUTING ACCEPT [0:0]", "-A PREROUTING -p tcp --syn -j CT --notrack", "COMMIT")
+    assert outcome(answer(ruleset(*untracked, *chains, refuse, lost)), "192.0.2.1") is Outcome.TIMEOUT
+
+
+def test_what_is_sent_again_meets_the_mark_that_the_first_packet_left() -> None:
+    chains = ("*filter", ":INPUT ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]")
+    again = "-m connmark --mark 7 -j ACCEPT"
+    for hook, packet in (("OUTPUT", "-p tcp --sport 22"), ("INPUT", "-p tcp ! --syn --dport 22")):
+        mark, drop = f"-A {hook} {packet} -j CONNMARK --set-mark 7", f"-A {hook} {packet} -j DROP"
+        found = answer(ruleset(*chains, f"-A {hook} {packet} {again}", mark, drop))
+        assert outcome(found, "192.0.2.1") is Outcome.CONNECTED
+        found = answer(ruleset(*chains, mark, drop))
+        assert outcome(found, "192.0.2.1") is Outcome.TIMEOUT
+        (decided,) = (rule for rule in found.rules if rule.chain == hook and rule.outcome is Outcome.TIMEOUT)
+        assert decided.rule == 2

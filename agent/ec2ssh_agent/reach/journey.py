@@ -16,9 +16,11 @@ from .packet import Packet, Scene, State
 from .question import Link, Local, Outcome, Question, Visit
 from .ruleset import Backend, Family, Ranges, Ruleset
 from .sources import Sources
-from .walk import Flows, Rejection, Walk, copied, merged
+from .walk import Flows, Lost, Rejection, Walk, copied, merged
 from .wrappers import Decision
 
+#: How often a packet is sent that may fare otherwise each time. The kernel goes on longer, with ever longer pauses.
+_ATTEMPTS = 3
 _LINK_LOCAL = (0xFE80 << 112, (0xFEC0 << 112) - 1)
 
 
@@ -67,18 +69,65 @@ class Journey:
 
     def run(self, sources: Ranges) -> None:
         walk = self.walk
-        flows = self._in(packets.SYN, {State(): Sources(sources)})
-        flows = self._socket(flows)
-        self._answer_rejections(packets.RESET)
-        flows = self._out(packets.SYN_ACK, flows)
-        self._loop_resets()
-        flows = self._delivered(self._in(packets.ACK, _next(flows)))
-        self._answer_rejections(packets.RESET_ACK)
+        flows = self._opened(sources)
         visits, walk.visits, walk.recording = walk.visits, None, False
         flows = self._out(packets.BANNER, _next(flows, inside=True))
         walk.visits = visits
         ranges = addresses.normal(item for sources_ in flows.values() for item in sources_.all())
         self._wrappers(ranges)
+
+    def _opened(self, sources: Ranges) -> Flows:
+        """Until sshd has the client's ACK. What is lost on the way is sent again: the SYN, and the SYN-ACK for which no
+        ACK came. It may fare otherwise then, for conntrack knows the connection: a SYN whose SYN-ACK got lost on its
+        way out is ESTABLISHED. Where it does not, what was lost first is what decided.
+        """
+        walk, notes = self.walk, self.notes
+        syns: Flows = {State(): Sources(sources)}
+        replies: Flows = {}
+        known: set[State] = set()  # in which a SYN was sent, or (inside) a SYN-ACK
+        passed: list[tuple[State, Ranges]] = []
+        first: list[Lost] = []
+        for attempt in range(_ATTEMPTS):
+            visited, ended = len(walk.visits or ()), len(notes.ends)
+            known |= set(syns)
+            flows = self._socket(self._in(packets.SYN_AGAIN if attempt else packets.SYN, syns))
+            self._answer_rejections(packets.RESET)
+            flows = merged(_parts(flows) + _parts(replies))
+            known |= set(flows)
+            walk.lost = []
+            flows = self._out(packets.SYN_ACK, flows)
+            self._loop_resets()
+            unanswered, walk.lost = walk.lost, []
+            flows = self._delivered(self._in(packets.ACK, _next(flows)))
+            unheard, walk.lost = walk.lost, None
+            self._answer_rejections(packets.RESET_ACK)
+            passed += _parts(flows)
+            if attempt == 0:
+                first, notes.silent = unanswered + unheard, []
+            elif walk.visits and not flows and len(notes.ends) == ended:
+                del walk.visits[visited:]  # nothing came of it
+            syns, replies = self._again(unanswered, known, inside=False), self._again(unheard, known, inside=True)
+            if not syns and not replies:
+                break
+        silent, notes.silent = notes.silent or [], None
+        left = [*_parts(syns), *_parts(replies)]
+        timeouts = Sources(addresses.normal([*silent, *(item for _, ranges in left for item in ranges)]))
+        for each in first:
+            notes.end(Outcome.TIMEOUT, each.key, timeouts.overlap(each.ranges))
+        return merged(passed)
+
+    def _again(self, lost: list[Lost], known: set[State], *, inside: bool) -> Flows:
+        """What may fare otherwise when it is sent again; of the rest, the outcome is noted."""
+        parts = []
+        for each in lost:
+            state = _fresh(each.state, inside=inside)
+            # What conntrack learns of a connection's first packet goes with that packet.
+            forgotten = state.conn == packets.Conn.NONE or each.state.track == packets.NEW
+            if forgotten or state in known:
+                self.notes.end(Outcome.TIMEOUT, each.key, each.ranges)
+            else:
+                parts.append((state, each.ranges))
+        return merged(parts)
 
     # Legs
 
@@ -248,16 +297,17 @@ class Journey:
                 for hook in hooks:
                     flows = self.walk.hook(hook, packet, flows)
             self.walk.recording = recording
-            for sources in flows.values():
-                self.notes.end(Outcome.TIMEOUT, rejection.key, sources.all())
+            for looped, sources in flows.items():
+                self.walk.lose(rejection.key, looped, sources.all())
         self._answer_rejections(packets.RESET)
 
     def _sent(self, packet: Packet, state: State, members: list[Rejection]) -> None:
         ranges = addresses.normal(item for member in members for item in member.ranges)
         start = state._replace(mark=0, track=_related(state) if packet.attached else 0)
-        recording, self.walk.recording = self.walk.recording, False
+        walk = self.walk
+        (recording, walk.recording), (lost, walk.lost) = (walk.recording, False), (walk.lost, None)
         passed = self._out(packet, {start: Sources(ranges)})
-        self.walk.recording = recording
+        walk.recording, walk.lost = recording, lost
         survivors = Sources(addresses.normal(item for sources in passed.values() for item in sources.all()))
         for member in members:
             self.notes.end(member.outcome, member.key, survivors.overlap(member.ranges))
@@ -310,9 +360,11 @@ def _related(state: State) -> int:
 
 def _next(flows: Flows, *, inside: bool = False) -> Flows:
     """The connection's next packet: with no mark, not seen by conntrack; from the socket, with its own address."""
-    return merged(
-        [(state._replace(mark=0, track=0, inside=inside, oif=""), sources.all()) for state, sources in flows.items()]
-    )
+    return merged([(_fresh(state, inside=inside), sources.all()) for state, sources in flows.items()])
+
+
+def _fresh(state: State, *, inside: bool) -> State:
+    return state._replace(mark=0, track=0, inside=inside, oif="")
 
 
 def neighbours(journey: Journey) -> list[Walk]:

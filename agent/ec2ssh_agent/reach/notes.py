@@ -48,6 +48,8 @@ class Notes:
         self.accepts: dict[int, list[tuple[Key, Ranges]]] = {}  # by number of the base chain
         #: By the local address and port that they were sent to.
         self.translated: dict[tuple[int, int], list[tuple[Key, Ranges]]] = {}
+        #: While a list: the sources of timeouts of which is already known what decided.
+        self.silent: Optional[list[tuple[int, int]]] = None
         self.forked = False  # whether a source may have gone more than one way
 
     def kernel(self, stage: str, text: str) -> Key:
@@ -57,7 +59,9 @@ class Notes:
         return key
 
     def end(self, outcome: Outcome, key: Key, ranges: Ranges) -> None:
-        if ranges:
+        if outcome is Outcome.TIMEOUT and self.silent is not None:
+            self.silent.extend(ranges)
+        elif ranges:
             self.ends.setdefault((outcome, key), []).extend(ranges)
 
     def doubt(self, key: Key, ranges: Ranges) -> None:

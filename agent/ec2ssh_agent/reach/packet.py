@@ -84,6 +84,7 @@ class Packet(NamedTuple):
     agreed: frozenset[int] = frozenset()  # options that are there if this host agrees to them (Question.tcp_options)
     multicast: bool = False  # to the solicited-node group
     attached: bool = False  # an answer of the kernel that carries its cause's connection: RELATED from the start
+    again: bool = False  # sent a second time: conntrack knows the connection, if it let the first one through
     looped: bool = False  # an answer to this host, in the remote end's name, over lo
 
     @property
@@ -93,6 +94,7 @@ class Packet(NamedTuple):
 
 
 SYN = Packet("syn", "syn", False, flags=2, options=frozenset((2, 3, 4, 8)))
+SYN_AGAIN = SYN._replace(again=True)
 SYN_ACK = Packet("syn-ack", "reply", True, flags=18, options=frozenset((2,)), agreed=frozenset((3, 4, 8)))
 ACK = Packet("ack", "ack", False, flags=16, agreed=frozenset((8,)))
 BANNER = Packet("banner", "reply", True, flags=24, agreed=frozenset((8,)))
@@ -301,7 +303,7 @@ class View:
         status = self._natted()
         if state.track == ESTABLISHED or state.track == RELATED and state.conn == Conn.OPEN:
             # SEEN_REPLY and CONFIRMED; the client's first ACK makes it ASSURED (nf_conntrack_proto_tcp.c).
-            status |= 10 if packet.flags in (18, 20) or packet.looped else 14
+            status |= 10 if packet.flags in (2, 18, 20) or packet.looped else 14
         local: tuple[Value, Value] = (scene.local.address, scene.port)
         source, destination = (local, (REMOTE, PORTS)) if state.turned else ((REMOTE, PORTS), local)
         return {

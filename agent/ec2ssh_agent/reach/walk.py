@@ -94,6 +94,14 @@ class Rejection(NamedTuple):
     ranges: Ranges
 
 
+class Lost(NamedTuple):
+    """Sources of which a packet of the handshake is lost; it will be sent again."""
+
+    key: Key
+    state: State
+    ranges: Ranges
+
+
 class _Frame:
     """One chain being walked. `put`: sources in a new state, to be looked at from the next rule on."""
 
@@ -158,6 +166,7 @@ class Walk:
         self.ruleset = ruleset
         self.notes = Notes()
         self.rejections: list[Rejection] = []
+        self.lost: Optional[list[Lost]] = None  # None: what is lost is so for good
         self.visits: Optional[list[Visit]] = [] if log else None
         self.recording = True  # whether accepting rules are noted
         self._steps: dict[str, tuple[tuple[Step, ...], ...]] = {}
@@ -232,6 +241,8 @@ class Walk:
         if packet.name == "icmp" or packet.attached:
             return state._replace(track=INVALID)  # the connection it is about is unknown
         if packet.name == "syn":
+            if packet.again and state.conn == Conn.OPEN:
+                return state._replace(track=ESTABLISHED)
             return state._replace(track=NEW, conn=Conn.SYN)
         if packet.name in ("syn-ack", "rst"):
             if state.conn == Conn.NONE:
@@ -248,9 +259,10 @@ class Walk:
         done: list[tuple[State, Ranges]] = []
         fresh: Flows = {}
         for state, sources in flows.items():
-            if state.track == NEW and step.bases:
+            again = self._packet is not None and self._packet.again
+            if state.track == NEW and step.bases and not again:
                 fresh[state] = sources
-            elif state.track in (ESTABLISHED, RELATED) and state.nat:
+            elif state.nat and (state.track in (ESTABLISHED, RELATED) or again and state.track == NEW):
                 inside = {"prerouting": True, "postrouting": False}.get(self._hook, state.inside)
                 done.append((state._replace(inside=inside), sources.all()))
             else:
@@ -317,7 +329,7 @@ class Walk:
             ranges = sources.all()
             self._visit(base, chain.name, rule=None, verdict="policy", ranges=ranges)
             if chain.policy is Kind.DROP:
-                self.notes.end(Outcome.TIMEOUT, key, ranges)
+                self.lose(key, state, ranges)
                 continue
             if self.recording:
                 self.notes.accept(key, ranges)
@@ -523,7 +535,7 @@ class Walk:
             return None
         key = self._key(frame, rule)
         if kind is Kind.DROP:
-            self.notes.end(Outcome.TIMEOUT, key, ranges)
+            self.lose(key, state, ranges)
         elif kind is Kind.REJECT:
             self._reject(verdict, key, state=state, ranges=ranges)
         elif kind in (Kind.DNAT, Kind.REDIRECT):
@@ -539,6 +551,13 @@ class Walk:
                 self.notes.end(Outcome.UNREACHABLE, key, ranges)
                 frame.put.append((state, ranges))
         return None
+
+    def lose(self, key: Key, state: State, ranges: Ranges) -> None:
+        """The packet of these sources goes no further, and nobody is told."""
+        if self.lost is None:
+            self.notes.end(Outcome.TIMEOUT, key, ranges)
+        else:
+            self.lost.append(Lost(key, state, ranges))
 
     def _accept(self, key: Key, state: State, ranges: Ranges) -> None:
         self._accepted.append((state, ranges))
@@ -589,7 +608,9 @@ class Walk:
         elif packet.stage == "ack" and reset:
             outcome = Outcome.CLOSED
         loops = packet is SYN_ACK and reset
-        if outcome is Outcome.TIMEOUT and not loops or self._hook == "ingress":
+        if outcome is Outcome.TIMEOUT and not loops:
+            self.lose(key, state, ranges)
+        elif self._hook == "ingress":
             self.notes.end(outcome, key, ranges)
         else:
             self.rejections.append(Rejection(outcome, key, verdict.reject, state, ranges))
