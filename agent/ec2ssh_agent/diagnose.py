@@ -6,7 +6,7 @@ unless something seen is worse. The order of the findings is the order of the re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional
 
 from .assessment import Assessment, Gap
@@ -97,34 +97,63 @@ def shut(rule: Deciding) -> bool:
     return rule.outcome in _SYMPTOMS or rule.outcome is Outcome.UNCERTAIN and Outcome.CONNECTED not in rule.possible
 
 
-def _gaps(reach: Reach, config: Config, baseline: Baseline) -> Iterator[Gap]:
+class _Way(NamedTuple):
+    """A way in: an interface and family, with the answers of its ports and addresses. One of them is enough."""
+
+    interface: str
+    family: Family
+    answers: tuple[Answer, ...]
+
+    @property
+    def admitted(self) -> Ranges:
+        return _union(admitted(answer) for answer in self.answers)
+
+    @property
+    def possible(self) -> Ranges:
+        return _union(possible(answer) for answer in self.answers)
+
+
+def _union(parts: Iterable[Ranges]) -> Ranges:
+    return addresses.normal(span for ranges in parts for span in ranges)
+
+
+def _ways(reach: Reach) -> tuple[_Way, ...]:
+    found: dict[tuple[str, Family], list[Answer]] = {}
     for answer in reach.answers:
-        wanted = _missing(answer, reach, config, baseline)
+        found.setdefault((answer.interface, answer.family), []).append(answer)
+    return tuple(_Way(*key, tuple(answers)) for key, answers in found.items())
+
+
+def _gaps(reach: Reach, config: Config, baseline: Baseline) -> Iterator[Gap]:
+    ways = _ways(reach)
+    # That of interfaces which are gone (another type of instance calls them otherwise) proves nothing of these.
+    proven = bool(config.expect_clients) or any(baseline.get(way[:2]) for way in ways)
+    anybody = any(way.admitted for way in ways)
+    for way in ways:
+        if config.expect_clients:
+            expected = addresses.normal(span for family, span in config.expect_clients if family is way.family)
+            wanted = addresses.subtract(addresses.intersect(expected, way.possible), way.admitted)
+        elif proven:
+            wanted = () if way.admitted else baseline.get(way[:2], ())
+        else:
+            wanted = () if anybody else way.possible
         if wanted:
-            walls = blockers(answer, wanted, _ALL)
-            proven = bool(config.expect_clients or baseline)
-            yield Gap(answer.interface, answer.family, answer.port, wanted, walls, proven)
+            port = _best_port(way)
+            walls = tuple(w for a in way.answers if a.port == port for w in blockers(a, wanted, _ALL))
+            yield Gap(way.interface, way.family, port, wanted, tuple(dict.fromkeys(walls)), proven)
 
 
 _ALL = FIREWALL | {Backend.WRAPPERS, Backend.KERNEL}
 
 
-def _missing(answer: Answer, reach: Reach, config: Config, baseline: Baseline) -> Ranges:
-    """The sources that this answer fails (architecture.md, "What reachable means"); empty: it fails nobody."""
-    if config.expect_clients:
-        expected = addresses.normal(span for family, span in config.expect_clients if family is answer.family)
-        return addresses.subtract(addresses.intersect(expected, possible(answer)), admitted(answer))
-    if baseline:
-        before = baseline.get((answer.interface, answer.family), ())
-        return before if before and not _anybody(answer, reach) else ()
-    if any(admitted(other) for other in reach.answers):
-        return ()
-    return possible(answer)
+def _best_port(way: _Way) -> int:
+    """The first on which sshd listens where clients come in; else the first."""
+    return min(way.answers, key=_deaf).port
 
 
-def _anybody(answer: Answer, reach: Reach) -> bool:
-    """Whether anybody gets in by this interface and family, to any of its addresses."""
-    return any(admitted(a) for a in reach.answers if (a.interface, a.family) == (answer.interface, answer.family))
+def _deaf(answer: Answer) -> bool:
+    """Nobody listens where this answer's packets arrive."""
+    return any(rule.stage == "socket" and rule.outcome is Outcome.REFUSED for rule in answer.rules)
 
 
 def _closed_ways(gaps: tuple[Gap, ...]) -> Iterator[Finding]:
@@ -148,7 +177,8 @@ def _closed_ways(gaps: tuple[Gap, ...]) -> Iterator[Finding]:
 
 
 def _firewall(gap: Gap, walls: tuple[Deciding, ...]) -> Finding:
-    weight = {o: sum(_count(rule.sources) for rule in walls if o in rule.possible) for o in _SYMPTOMS}
+    kept_out = [(rule, _count(addresses.intersect(rule.sources, gap.wanted))) for rule in walls]
+    weight = {o: sum(count for rule, count in kept_out if o in rule.possible) for o in _SYMPTOMS}
     outcome = max(weight, key=lambda item: weight[item])
     direction = "answers to" if all(rule.stage == "reply" for rule in walls) else "connections from"
     verb = {Outcome.TIMEOUT: "drops", Outcome.CLOSED: "cuts"}.get(outcome, "rejects")
@@ -168,8 +198,8 @@ def _count(ranges: Ranges) -> int:
 
 
 def _rule_text(rule: Deciding) -> str:
-    number = f" rule {rule.rule}" if rule.rule else ""
-    return f"{rule.backend.value}: {rule.table} {rule.chain}{number}: {rule.text}"
+    place = " ".join(word for word in (rule.table, rule.chain, f"rule {rule.rule}" if rule.rule else "") if word)
+    return f"{rule.backend.value}: {place}: {rule.text}" if place else f"{rule.backend.value}: {rule.text}"
 
 
 # -- sshd
@@ -316,9 +346,8 @@ def _outside(look: _Look, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Findi
     """sshd listens, but not where the clients come."""
     shut = []
     for gap in gaps:
-        answers = [a for a in reach.answers if (a.interface, a.family) == (gap.interface, gap.family)]
-        at_socket = [r for a in answers for r in a.rules if r.stage == "socket" and r.outcome is Outcome.REFUSED]
-        if at_socket:
+        way = (gap.interface, gap.family, gap.port)
+        if all(_deaf(a) for a in reach.answers if (a.interface, a.family, a.port) == way):
             shut.append(f"{gap.interface} {gap.family.value}")
     if shut and look.listening:
         addresses_ = sorted(
@@ -349,25 +378,23 @@ def listen_text(family: Family, address: int, port: int) -> str:
 
 
 def _reach_notes(reach: Reach, config: Config, baseline: Baseline) -> Iterator[Finding]:
-    for answer in reach.answers:
-        subject = f"{answer.interface}/{answer.family.value}"
-        sure = answer.of(Outcome.CONNECTED)
-        may = addresses.subtract(admitted(answer), sure)
-        if may:
-            rules = [rule for rule in answer.rules if rule.outcome is Outcome.UNCERTAIN and not shut(rule)]
-            who = "anybody gets in" if not sure else "some get in"
-            text = f"whether {who} on {answer.interface} ({answer.family.value}) cannot be told from the rules"
+    for way in _ways(reach):
+        subject, on = f"{way.interface}/{way.family.value}", f"{way.interface} ({way.family.value})"
+        sure = _union(answer.of(Outcome.CONNECTED) for answer in way.answers)
+        if addresses.subtract(way.admitted, sure):
+            rules = [r for a in way.answers for r in a.rules if r.outcome is Outcome.UNCERTAIN and not shut(r)]
+            text = f"whether {'some get' if sure else 'anybody gets'} in on {on} cannot be told from the rules"
             yield _note("reach-uncertain", text, tuple(_rule_text(rule) for rule in rules), subject)
-        before = baseline.get((answer.interface, answer.family), ())
-        lost = addresses.subtract(before, admitted(answer))
-        if lost and not config.expect_clients and _anybody(answer, reach):
-            text = f"fewer clients than before get in on {answer.interface} ({answer.family.value})"
-            yield _note(
-                "reach-shrunk", text, ("no more: " + ", ".join(addresses.cidrs(lost, answer.family)[:8]),), subject
-            )
-        if answer.nd.blocked and sure:
-            text = f"neighbour discovery is blocked on {answer.interface}: SSH over IPv6 works until the cache runs out"
-            yield _note("nd-blocked", text, tuple(_rule_text(rule) for rule in answer.nd.rules), subject)
+        lost = addresses.subtract(baseline.get(way[:2], ()), way.admitted)
+        if lost and not config.expect_clients and way.admitted:
+            walls = [r for a in way.answers for r in a.rules if shut(r) and addresses.intersect(r.sources, lost)]
+            who = "no more: " + ", ".join(addresses.cidrs(lost, way.family)[:8])
+            text = f"fewer clients than before get in on {on}"
+            yield _note("reach-shrunk", text, (who, *map(_rule_text, walls[:8])), subject)
+        blocked = [rule for answer in way.answers if answer.nd.blocked for rule in answer.nd.rules]
+        if blocked and sure:
+            text = f"neighbour discovery is blocked on {way.interface}: SSH over IPv6 works until the cache runs out"
+            yield _note("nd-blocked", text, tuple(_rule_text(rule) for rule in blocked), subject)
 
 
 def _note(name: str, text: str, evidence: tuple[str, ...], subject: str = "") -> Finding:

@@ -22,7 +22,7 @@ from .memory import Clock, Memory
 from .model import AgentError, Seen, Severity, Unseen
 from .observe import instance, observe, question, rulesets
 from .plain import NamedTuple
-from .reach import AnalysisError, analyse, wrappers
+from .reach import AnalysisError, analyse, merged, wrappers
 from .reach.question import Reach
 from .reach.ruleset import Family, Ruleset
 from .repair import execute, records
@@ -58,18 +58,22 @@ def look(host: Host, config: Config, remembered: Memory, *, probe: bool = True) 
     """Observes and diagnoses. Changes nothing."""
     facts = observe(host, config, probe=probe)
     asked = question.ask(facts, config)
-    decisions = _wrappers(facts, asked.port)
+    decisions = {port: _wrappers(facts, port) for port in question.ports(facts)}
+
+    def analysed(rules: Ruleset) -> Reach:
+        return merged(analyse(asked._replace(port=port), rules, decisions[port]) for port in decisions)
+
     ruleset: Optional[Ruleset] = None
     reach = Reach((), asked.unseen)
     if isinstance(facts.ruleset, Seen):
         try:
-            reach, ruleset = rulesets.resolve(host, asked, facts.ruleset.value, decisions)
+            reach, ruleset = rulesets.resolve(host, facts.ruleset.value, analysed)
         except AnalysisError as error:  # too much, or a loop: unknown, and said so
             facts = facts._replace(ruleset=Unseen(str(error)))
 
     def rehearse(changed: Ruleset) -> Reach:
         try:
-            return analyse(asked, changed, decisions)
+            return analysed(changed)
         except AnalysisError:
             return Reach(())  # no answer proves nothing: what was rehearsed is not done
 

@@ -52,7 +52,7 @@ def _asked(host: Host, arguments: argparse.Namespace, config_of: Callable[[], Co
 
 
 def _unseen(asked: Asked) -> tuple[tuple[str, Family, str], ...]:
-    return tuple(item for question in asked.questions for item in question.unseen)
+    return tuple(dict.fromkeys(item for question in asked.questions for item in question.unseen))
 
 
 def _source(text: str) -> tuple[Family, int]:
@@ -63,10 +63,7 @@ def _source(text: str) -> tuple[Family, int]:
 
 
 def _analysed(asked: Asked) -> Reach:
-    parts = [reach.analyse(question, asked.ruleset, asked.decisions) for question in asked.questions]
-    return Reach(
-        tuple(item for part in parts for item in part.answers), tuple(item for part in parts for item in part.unseen)
-    )
+    return reach.merged(reach.analyse(question, asked.ruleset, asked.decisions) for question in asked.questions)
 
 
 def _traces(asked: Asked, sources: list[tuple[Family, int]]) -> tuple[Trace, ...]:
@@ -116,5 +113,8 @@ def exit_status(document: Document, arguments: argparse.Namespace) -> int:
         return 3
     if not any(item.of(Outcome.CONNECTED) for item in answers):
         return 1 if any(item.of(Outcome.UNCERTAIN) for item in answers) else 2
-    troubled = any(not item.of(Outcome.CONNECTED) or item.of(Outcome.UNCERTAIN) or item.nd.blocked for item in answers)
+    # Of a way in's ports and addresses one is enough.
+    ways = {(item.interface, item.family) for item in answers}
+    shut = ways - {(item.interface, item.family) for item in answers if item.of(Outcome.CONNECTED)}
+    troubled = shut or any(item.of(Outcome.UNCERTAIN) or item.nd.blocked for item in answers)
     return 1 if document.live and troubled else 0

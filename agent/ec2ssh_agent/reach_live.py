@@ -9,8 +9,9 @@ from .facts import Facts, Machine, Sshd
 from .host import Host
 from .model import Seen, Unseen, UsageError
 from .observe import bypass, network, question, rulesets, sockets, wrappers
+from .reach import analyse, merged
 from .reach import wrappers as libwrap
-from .reach.question import Question
+from .reach.question import Question, Reach
 from .reach.ruleset import Family, Ruleset
 from .reach_files import Asked, Decisions, local
 
@@ -32,8 +33,13 @@ def ask(host: Host, arguments: argparse.Namespace, config: Config) -> Asked:
     decisions = _decisions(facts, asked.port)
     if isinstance(facts.ruleset, Unseen):
         return Asked((_nothing(asked, facts.ruleset.reason),), Ruleset(()), decisions)
-    _, ruleset = rulesets.resolve(host, asked, facts.ruleset.value, decisions)
-    return Asked((asked,), ruleset, decisions)
+    asked_ports = [asked._replace(port=port) for port in question.ports(facts)]
+
+    def analysed(ruleset: Ruleset) -> Reach:
+        return merged(analyse(one, ruleset, decisions) for one in asked_ports)
+
+    _, ruleset = rulesets.resolve(host, facts.ruleset.value, analysed)
+    return Asked(tuple(asked_ports), ruleset, decisions)
 
 
 def _look(host: Host, config: Config) -> Facts:

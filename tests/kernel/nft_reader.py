@@ -15,6 +15,7 @@ from typing import Any, Optional
 from ec2ssh_agent.host import Host, Ran
 from ec2ssh_agent.model import Unseen
 from ec2ssh_agent.observe import rulesets
+from ec2ssh_agent.reach import analyse
 from ec2ssh_agent.reach.addresses import parse_address, parse_cidr
 from ec2ssh_agent.reach.question import Link, Listening, Local, Question, Route
 from ec2ssh_agent.reach.ruleset import Family, Ruleset
@@ -48,7 +49,7 @@ class Watched(Host):
 
 
 def outcomes(host: Host, ruleset: Ruleset, sources: Sequence[str]) -> dict[str, str]:
-    reach, _ = rulesets.resolve(host, QUESTION, ruleset)
+    reach, _ = rulesets.resolve(host, ruleset, lambda rules: analyse(QUESTION, rules))
     found = {}
     for source in sources:
         address = parse_address(source)[1]

@@ -76,6 +76,7 @@ class Story:
             (Route(Family.IPV4, EVERY, "eth0"),),
             local=(Local(Family.IPV4, HOST, 24),),
         )
+        self.facts = facts
         self.reach = analyse(asked, ruleset, decided)
         self.assessment = diagnose.diagnose(facts, self.reach, config, baseline=baseline)
         situation = plan.Situation(
@@ -146,6 +147,7 @@ def test_a_bastion_that_gets_in_is_intent() -> None:
     story = Story(rules(text))
     assert story.ladders == () and story.ids == ["reach-shrunk"]
     assert story.assessment.health is Health.DEGRADED
+    assert story.assessment.findings[0].evidence[1] == "iptables-nft: ip filter INPUT: -P INPUT DROP"
     assert Story(rules(text), baseline={}).assessment.health is Health.OK
 
 

@@ -76,17 +76,22 @@ def _hidden(interface: Interface, family: Family) -> str:
     return "" if any(not address.tentative for address in mine) else "its address is tentative"
 
 
+def ports(facts: Facts) -> tuple[int, ...]:
+    """The ports that sshd is expected on, best first: who gets in by any of them gets in."""
+    return (facts.sshd.port.value if isinstance(facts.sshd.port, Seen) else ()) or (22,)
+
+
 def ask(facts: Facts, config: Config) -> Question:
-    """The question for these facts, on the port that sshd is expected on.
+    """The question for these facts, on the best of the ports that sshd is expected on.
 
     Where the listeners could not be seen sshd is taken to listen everywhere: then only the firewall is judged.
     """
-    port = facts.sshd.port.value[0] if isinstance(facts.sshd.port, Seen) and facts.sshd.port.value else 22
+    port = ports(facts)[0]
     listeners = facts.sshd.listeners
     if isinstance(listeners, Seen):
         listening = tuple(Listening(i.family, i.address, i.port, i.v6only, i.device) for i in listeners.value)
     else:
-        listening = tuple(Listening(family, 0, port, v6only=True) for family in Family)
+        listening = tuple(Listening(family, 0, any_, v6only=True) for family in Family for any_ in ports(facts))
     if not isinstance(facts.network, Seen):
         reason = facts.network.reason
         return Question(port, (), listening, (), unseen=tuple(("", family, reason) for family in Family))

@@ -22,9 +22,9 @@ from .. import netlink
 from ..host import Denied, Failed, Host, HostError, NotFound, Ran
 from ..model import AgentError, Fact, Seen, Unseen
 from ..plain import NamedTuple
-from ..reach import analyse, iptables, nftables
+from ..reach import iptables, nftables
 from ..reach.ipsets import IpSet
-from ..reach.question import Outcome, Question, Reach
+from ..reach.question import Outcome, Reach
 from ..reach.ruleset import (
     Backend,
     Chain,
@@ -39,7 +39,6 @@ from ..reach.ruleset import (
     Unknown,
     Verdict,
 )
-from ..reach.wrappers import Decision
 from . import nf_tables
 
 Json = dict[str, object]
@@ -95,21 +94,19 @@ def collect(host: Host) -> tuple[Fact[Ruleset], Fact[int]]:
     return Seen(reader.ruleset(), where), Seen(reader.generation, "NFT_MSG_GETGEN")
 
 
-def resolve(
-    host: Host, question: Question, ruleset: Ruleset, wrappers: Optional[dict[Family, tuple[Decision, ...]]] = None
-) -> tuple[Reach, Ruleset]:
-    """The answer, with all sets and chains read that it needs, and the ruleset with them in it.
+def resolve(host: Host, ruleset: Ruleset, analysed: Callable[[Ruleset], Reach]) -> tuple[Reach, Ruleset]:
+    """The analysis, with all sets and chains read that it needs, and the ruleset with them in it.
 
     Where nobody gets in, what an opening would let packets meet is read, too: a repair is rehearsed on the ruleset.
     What cannot be read stays unknown, and the answer uncertain where it hangs on it. Raises AnalysisError.
     """
     while True:
-        reach = analyse(question, ruleset, wrappers)
+        reach = analysed(ruleset)
         if not isinstance(ruleset, Live):
             return reach, ruleset
         missing = reach.missing_sets
         if not ruleset.reader.wanted(missing) and any(not answer.of(Outcome.CONNECTED) for answer in reach.answers):
-            missing = analyse(question, _opened(ruleset), wrappers).missing_sets
+            missing = analysed(_opened(ruleset)).missing_sets
         if not ruleset.reader.wanted(missing):
             return reach, ruleset
         ruleset = ruleset.reader.more(host, missing)
@@ -209,7 +206,7 @@ class Reader:
 
     def __init__(self, host: Host) -> None:
         self.generation: Optional[int] = None
-        self._tools = _Tools(host)
+        self._tools = _Tools(host, self)
         self._restarts = 0
         self._given_up: set[tuple[str, str]] = set()
         self._elements: dict[tuple[str, str], list[object]] = {}
@@ -381,19 +378,29 @@ class Reader:
 class _Tools:
     """The programs that print rules."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def __init__(self, host: Host, reader: Reader) -> None:
+        self.host, self._reader = host, reader
         self._sets: dict[str, Optional[IpSet]] = {}
 
     def _run(self, *argv: str) -> Ran:
-        ran = self.host.run(argv, deadline=_DEADLINE, cap=_CAP)
+        return self._good(argv, self.host.run(argv, deadline=_DEADLINE, cap=_CAP))
+
+    @staticmethod
+    def _good(argv: tuple[str, ...], ran: Ran) -> Ran:
         if ran.code:
             raise Failed(f"{' '.join(argv)[:80]}: {ran.complaint}")
         return ran
 
+    def _static(self, *argv: str) -> Ran:
+        """As `_run`, for what changes (but for counters, which mean nothing) with the generation of nf_tables alone."""
+        ran = self._good(argv, self.host.ask(argv, (self._reader.generation,), deadline=_DEADLINE, cap=_CAP))
+        if b"quota" in ran.out:
+            self.host.forget(argv)  # what of it is used, packets change
+        return ran
+
     def nft(self, *words: str) -> list[object]:
         """What `nft -j` lists."""
-        ran = self._run("nft", "-j", *words)
+        ran = (self._static if words[0] == "-t" else self._run)("nft", "-j", *words)
         listed = nftables.load(ran.out).get("nftables")
         return listed if isinstance(listed, list) else []
 
@@ -416,7 +423,8 @@ class _Tools:
         return version is not None and tuple(int(part) for part in version.groups()) >= (1, 8, 8)
 
     def save(self, side: Family, backend: Backend) -> str:
-        return self._run(self._variant(backend, _PREFIX[side], "-save")).text
+        run = self._static if backend is Backend.IPTABLES_NFT else self._run
+        return run(self._variant(backend, _PREFIX[side], "-save")).text
 
     def list_chain(self, side: Family, place: _Place) -> str:
         program = self._variant(Backend.IPTABLES_NFT, _PREFIX[side], "")

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Optional
 
 from . import alike
@@ -20,7 +21,7 @@ from .question import Answer, Question, Reach, Trace
 from .ruleset import Backend, Family, Rule, Ruleset
 from .wrappers import Decision
 
-__all__ = ["AnalysisError", "analyse", "to_json", "trace", "with_rule"]
+__all__ = ["AnalysisError", "analyse", "merged", "to_json", "trace", "with_rule"]
 
 
 def analyse(
@@ -48,6 +49,16 @@ def analyse(
             else:
                 answers.append(found)
     return Reach(tuple(answers), question.unseen, frozenset(missing))
+
+
+def merged(parts: Iterable[Reach]) -> Reach:
+    """The answers to questions about several ports or interfaces, as one."""
+    all_ = tuple(parts)
+    return Reach(
+        tuple(answer for part in all_ for answer in part.answers),
+        tuple(dict.fromkeys(item for part in all_ for item in part.unseen)),
+        frozenset().union(*(part.missing_sets for part in all_)),
+    )
 
 
 def trace(
