@@ -157,13 +157,16 @@ def _reach(page: _Page, reach: Mapping[str, Any]) -> None:
         if "sources" not in answer:
             page.say("outcomes: " + ", ".join(answer.get("outcomes", ())), 4)
             continue
-        decided = {rule["outcome"] for rule in answer["rules"] if rule["stage"] != "route"}
+        judged = [
+            rule for rule in answer["rules"] if not (rule["table"] is None and rule["text"].startswith("martian"))
+        ]
+        decided = {rule["outcome"] for rule in judged}
         for outcome, sources in answer["sources"].items():
             if decided == {outcome}:
-                # The sources that no host answers (127/8 and the like) would only hide what matters.
+                # The sources that no host answers (127/8 and the like: martians) would only hide what matters.
                 page.say(f"{outcome:<12}everybody", 4)
             elif sources and outcome in decided:
-                rules = [rule["text"] for rule in answer["rules"] if rule["outcome"] == outcome and rule["table"]]
+                rules = [rule["text"] for rule in judged if rule["outcome"] == outcome]
                 because = f"  <- {rules[0]}" if rules and outcome != "connected" else ""
                 page.say(f"{outcome:<12}{some(sources)}{because}", 4, 14)
     for item in reach["unseen"]:

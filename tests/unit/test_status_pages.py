@@ -35,6 +35,24 @@ def test_everybody_reads_the_verdict_and_only_adm_the_rules() -> None:
     assert "firewall-drop" in status.render(public) and status.exit_status(public) == 2
 
 
+def test_martians_are_left_out_and_who_has_no_way_back_is_not() -> None:
+    document = example()
+    rule = document["reach"]["answers"][0]["rules"][0]
+    kernel = {**rule, "table": None, "chain": None, "rule": None, "stage": "route"}
+    connected = {**rule, "outcome": "connected", "sources": ["10.0.0.0/8"]}
+    martian = {**kernel, "sources": ["127.0.0.0/8"], "text": "martian source: the host's own address, or loopback"}
+    answer = document["reach"]["answers"][0]
+    answer["sources"] = {**answer["sources"], "connected": ["10.0.0.0/8"], "timeout": ["127.0.0.0/8"]}
+    answer["rules"] = [connected, martian]
+    assert (
+        "connected   everybody" in status.render(document) and "timeout" not in status.render(document).split("eth0")[1]
+    )
+    answer["rules"] = [connected, martian, {**kernel, "sources": ["11.0.0.0/8"], "text": "no route back"}]
+    answer["sources"]["timeout"] = ["11.0.0.0/8", "127.0.0.0/8"]
+    page = status.render(document)
+    assert "connected   10.0.0.0/8" in page and "timeout     11.0.0.0/8, 127.0.0.0/8  <- no route back" in page
+
+
 def test_node_exporter_gets_a_copy_where_it_has_a_directory() -> None:
     host = published()
     assert not any("prometheus" in path for path in host.nodes)

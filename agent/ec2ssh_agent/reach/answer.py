@@ -107,6 +107,9 @@ class _Composer:
             else:
                 ends = [(key, ranges) for (end, key), ranges in self.notes.ends.items() if end is outcome]
                 if self.notes.forked:
+                    # What surely ends their way is named before what may end it, too.
+                    doubted = {key for key, _ in self.notes.doubts}
+                    ends.sort(key=lambda item: item[0] in doubted)
                     yield from self._share(_Part((outcome,), self.sources[outcome]), ends)
                     continue
                 for key, ranges in ends:
