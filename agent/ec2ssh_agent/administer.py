@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Optional
 
-from . import memory, passes, publish
+from . import image, memory, passes, publish
 from .config import parse_duration
 from .host import Host, HostError
 from .model import UsageError
@@ -74,20 +74,26 @@ def resume(host: Host) -> Answer:
 
 
 def purge(host: Host, *, undo_first: bool) -> Answer:
-    """Forgets what the agent keeps; with `undo_first` everything is put back before. Raises AgentError."""
+    """Forgets what the agent keeps; with `undo_first` everything is put back before. Raises AgentError.
+
+    A daemon that runs would repair at once what is put back here, and knows nothing any more that keeps it from that.
+    """
     lines: list[str] = []
+    if undo_first and not host.root:
+        lines += image.stop(host, "systemctl start ec2ssh-agent.service lets it repair again")
+    undone: list[str] = []
     with execute.lock(host):
         if undo_first:
             for record in records.all(host):
                 if record.state is State.VERIFIED and execute.stands(host, record):
                     execute.undo(host, record, reason="purged")
-                    lines.append(f"{record.id} undone")
+                    undone.append(record.id)
         for name in records.ids(host):
             records.forget(host, name)
         for path in _state_files(host):
             host.remove(path)
-    text = "\n".join([*lines, "state forgotten"]) + "\n"
-    return {"schema": "ec2ssh-agent.purge/1", "undone": lines, "text": text}
+    text = "\n".join([*lines, *(f"{name} undone" for name in undone), "state forgotten"]) + "\n"
+    return {"schema": "ec2ssh-agent.purge/1", "undone": undone, "text": text}
 
 
 def _state_files(host: Host) -> list[str]:

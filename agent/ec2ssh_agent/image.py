@@ -28,7 +28,7 @@ def prepare(host: Host) -> dict[str, Any]:
     """Stops the agent and removes all that is this instance's own. `text`, `exit` (0, or 3: something is left)."""
     lines: list[str] = []
     if not host.root:
-        lines += _stop(host)
+        lines += stop(host, "it starts with the instances of the image")
     changes = len(records.ids(host))
     removed = 0
     for directory in DIRECTORIES:
@@ -52,15 +52,15 @@ def prepare(host: Host) -> dict[str, Any]:
     }
 
 
-def _stop(host: Host) -> list[str]:
-    """A daemon that runs would write its state again."""
+def stop(host: Host, then: str) -> list[str]:
+    """Stops daemon and reporter, which would write and repair again; `then` is said of what comes after."""
     try:
         stopped = host.run(["systemctl", "stop", *UNITS], deadline=120.0)
     except NotFound:
         return ["no systemd: nothing to stop"]
     if stopped.code:
         return [f"systemctl stop: {stopped.complaint}"]
-    return ["stopped; it starts with the instances of the image"]
+    return [f"stopped; {then}"]
 
 
 def _files(host: Host, path: str) -> list[str]:
