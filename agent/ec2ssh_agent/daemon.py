@@ -18,6 +18,7 @@ from .passes import Done
 from .repair import execute
 from .status import Document
 from .supervise import channel
+from .supervise.schedule import FULL
 from .supervise.watch import Wake, WatchList, default
 
 _GOOD = f"{publish.STATE}/config.json"
@@ -27,7 +28,8 @@ _NAP = 2.0
 
 def worker(config_path: str, root: str, wake: Wake) -> WatchList:
     """One pass. `wake` says why; what is returned says what to watch until the next one."""
-    host = Host(root)
+    # A full pass asks everything anew: what an answer hangs on may be more than is known here.
+    host = Host(root, b"" if FULL & set(wake.reasons) else wake.kept)
     config, trouble = configuration(host, config_path)
     try:
         with execute.lock(host, wait=5.0):
@@ -95,7 +97,7 @@ def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Opt
     done = _add(done._replace(notes=(*notes, *done.notes)), trouble)
     made = passes.published(host, config, done, started, _agent(host))
     _tell(host, config, made, previous)
-    return _watch(config_path, config, done, made, boot=host.monotonic())
+    return _watch(config_path, config, done, made, boot=host.monotonic())._replace(kept=host.kept)
 
 
 def _mend(host: Host, config: Config, remembered: memory.Memory, now: passes.Look, wake: Wake) -> Done:

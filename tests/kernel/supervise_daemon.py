@@ -37,7 +37,7 @@ def worker(config_path: str, root: str, wake: Wake) -> WatchList:
     with open(f"{DIRECTORY}/plan") as file:
         plan = json.load(file)
     with open(f"{DIRECTORY}/wakes", "a") as file:
-        file.write(json.dumps(wake._asdict()) + "\n")
+        file.write(json.dumps({**wake._asdict(), "kept": wake.kept.decode()}) + "\n")
     for argv in plan.get("run", ()):
         with channel.busy(30.0):
             subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
@@ -56,6 +56,7 @@ def worker(config_path: str, root: str, wake: Wake) -> WatchList:
         with open(f"{DIRECTORY}/finished", "w") as file:
             file.write("yes")
     watch = WatchList(**{name: frozen(value) for name, value in plan.get("watch", {}).items()})
+    watch = watch._replace(kept=f"of {os.getpid()}".encode())
     if plan.get("generation"):
         watch = watch._replace(generation=plan["generation"] if plan["generation"] > 1 else _generation())
     return watch

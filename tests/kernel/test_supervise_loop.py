@@ -353,6 +353,19 @@ def test_endless_change_is_met_with_few_passes(daemon: Daemon) -> None:
 # -- passes that go wrong
 
 
+def test_what_a_pass_keeps_the_next_one_gets_unless_it_crashed(daemon: Daemon) -> None:
+    armed(daemon)
+    assert daemon.wakes[0]["kept"] == ""
+    first = daemon.next(lambda: daemon.signal(signal.SIGUSR1))["kept"]
+    second = daemon.next(lambda: daemon.signal(signal.SIGUSR1))["kept"]
+    assert first.startswith("of ") and second.startswith("of ") and first != second
+    daemon.plan(crash=True)
+    daemon.next(lambda: daemon.signal(signal.SIGUSR1))
+    daemon.plan()
+    daemon.settled(5)
+    assert daemon.wakes[4]["kept"] == ""
+
+
 def test_a_crash_is_told_to_the_next_pass_and_the_supervisor_lives(daemon: Daemon) -> None:
     armed(daemon)
     daemon.plan(crash=True)

@@ -118,3 +118,25 @@ def test_clock() -> None:
     now, monotonic = host.now(), host.monotonic()
     host.sleep(2.5)
     assert (host.now() - now, host.monotonic() - monotonic, host.slept) == (2.5, 2.5, [2.5])
+
+
+def test_an_answer_is_kept_while_what_it_hangs_on_stands(tmp_path: Path) -> None:
+    host = Host()
+    argv = ["sh", "-c", f"echo x >> {tmp_path}/count; cat {tmp_path}/count"]
+    assert [host.ask(argv, hangs_on).text for hangs_on in ((1,), (1,), (2,), (2,))] == [
+        "x\n",
+        "x\n",
+        "x\nx\n",
+        "x\nx\n",
+    ]
+    assert Host("/", host.kept).ask(argv, (2,)).text == "x\nx\n"  # by the next pass, too
+    assert Host("/", host.kept).ask(argv, (1,)).text == "x\n" * 3
+    host.forget(argv)
+    assert host.ask(argv, (2,)).text == "x\n" * 4
+    failing = ["sh", "-c", f"echo x >> {tmp_path}/failed; false"]
+    assert [host.ask(failing, ()).code for _ in range(2)] == [1, 1]
+    assert (tmp_path / "failed").read_text() == "x\nx\n"
+    host.forget(argv)
+    assert len(host.kept) < 100
+    large = ["head", "-c", "100000", "/dev/zero"]
+    assert len(host.ask(large, ()).out) == 100000 and len(host.kept) < 100

@@ -1,18 +1,10 @@
-"""Which facts a wake-up makes stale, and whose chains are in a ruleset."""
+"""Whose chains are in a ruleset."""
 
 from __future__ import annotations
 
 from ec2ssh_agent.model import Seen, Unseen
 from ec2ssh_agent.observe import collect
 from ec2ssh_agent.reach.ruleset import Backend, Chain, Ruleset, Table
-
-
-def test_sections() -> None:
-    everything = collect.sections(None)
-    assert collect.sections(frozenset({"timer"})) == collect.sections(frozenset({"ruleset", "no such"})) == everything
-    assert collect.sections(frozenset({"ruleset"})) == {"ruleset"}
-    assert collect.sections(frozenset({"wrappers", "sshd-config"})) == {"wrappers", "sshd"}
-    assert collect.sections(frozenset({"nologin"})) == frozenset()
 
 
 def test_foreign_owners_by_their_chains() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import threading
+from collections.abc import Callable
 from typing import Optional
 
 import pytest
@@ -62,16 +63,12 @@ def look(
     using: Optional[Systemd] = None,
     heard: Optional[Fact[tuple[Listener, ...]]] = None,
     config: Config = PLAIN,
-    previous: Optional[Sshd] = None,
-    fresh: bool = True,
 ) -> Sshd:
     return sshd.collect(
         host,
         config,
         units=using or units(),
         listening=heard or listening(22),
-        previous=previous,
-        fresh=fresh,
         probe=False,
     )
 
@@ -185,16 +182,35 @@ def test_unprotected_keys_are_named() -> None:
 
 
 def test_sshd_is_asked_again_only_when_something_changed() -> None:
-    host = a_host()
+    key = "/etc/ssh/ssh_host_ed25519_key"
+    host = a_host(f"HostKey {key}\n".encode())
+    host.put("/etc/passwd", b"sshd:x:1::/run/sshd:/bin/false\n")
     first = look(host)
-    assert look(host, previous=first, fresh=False) == first and len(host.calls) == 1
-    assert look(host, previous=first, fresh=True) == first and len(host.calls) == 2
-    host.chmod("/etc/ssh/ssh_host_ed25519_key", 0o666)
-    look(host, previous=first, fresh=False)
-    assert len(host.calls) == 3
-    host.replace("/etc/ssh/sshd_config", b"Port 23\n")
-    look(host, previous=first, fresh=False)
-    assert len(host.calls) == 4
+    assert look(host) == first and len(host.calls) == 1
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: host.chmod(key, 0o666),
+        lambda: host.replace("/etc/ssh/sshd_config", f"HostKey {key}\nPort 23\n".encode()),
+        lambda: host.replace("/etc/passwd", b""),
+    )
+    for number, change in enumerate(changes, start=2):
+        change()
+        for _ in range(2):
+            look(host)
+            assert len(host.calls) == number
+    for option in ("-T", "-t"):
+        host.command(["/usr/sbin/sshd", option], Ran(255, b"", b"no"))
+    host.replace("/etc/ssh/sshd_config", b"Bogus\n")
+    look(host)
+    look(host)
+    assert len(host.calls) == 8  # what it complains of is asked again each time
+
+
+def test_an_sshd_that_failed_is_always_asked() -> None:
+    host = a_host()
+    failed = units(UnitState("ssh.service", "loaded", "failed", "failed", result="exit-code"))
+    look(host, using=failed)
+    look(host, using=failed)
+    assert len(host.calls) == 2
 
 
 def test_the_port_comes_from_configuration_socket_listeners_sshd_in_this_order() -> None:

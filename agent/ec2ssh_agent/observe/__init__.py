@@ -5,7 +5,7 @@ This file imports nothing by itself, so that the supervisor stays small.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -13,19 +13,13 @@ if TYPE_CHECKING:
     from ..host import Host
 
 
-def observe(
-    host: Host,
-    config: Config,
-    *,
-    previous: Optional[Facts] = None,
-    stale: Optional[frozenset[str]] = None,
-    probe: bool = True,
-) -> Facts:
+def observe(host: Host, config: Config, *, probe: bool = True) -> Facts:
     """What there is to be seen, every fact Seen or Unseen. Raises nothing that a host can do.
 
-    With `previous`, only what `stale` (the reasons of supervise/watch.py's Wake) may have changed is read again; None:
-    everything. `probe`: connect to sshd for its banner (not more often than every ten seconds: the caller's duty).
+    What costs a program (`nft`, `iptables-save`, `sshd -T`) is read again only where what its answer hangs on is no
+    longer the same: the generation of the rules, the files and their times (Host.ask). The rest is always read.
+    `probe`: connect to sshd for its banner (not more often than every ten seconds: the caller's duty).
     """
     from .collect import collect
 
-    return collect(host, config, previous=previous, stale=stale, probe=probe)
+    return collect(host, config, probe=probe)

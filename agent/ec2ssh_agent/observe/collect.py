@@ -1,8 +1,6 @@
-"""Which facts a wake-up makes stale, and the collection of all of them."""
+"""The collection of all facts, and whose chains are in a ruleset."""
 
 from __future__ import annotations
-
-from typing import Optional
 
 from ..config import Config
 from ..facts import Facts
@@ -10,26 +8,6 @@ from ..host import Host
 from ..model import Fact, Seen, Unseen
 from ..reach.ruleset import Ruleset
 from . import bypass, firewalld, instance, network, rulesets, sockets, sshd, systemd, ufw, wrappers
-
-#: What a reason (supervise/watch.py, Wake) makes stale. One that is not here makes everything stale: when in doubt,
-#: look again. sshd's units, process and listeners and the machine are cheap and looked at every time.
-_STALE: dict[str, frozenset[str]] = {
-    "ruleset": frozenset({"ruleset"}),
-    "legacy": frozenset({"ruleset"}),
-    "ufw": frozenset({"owners"}),
-    "firewalld": frozenset({"owners"}),
-    "network": frozenset({"network"}),
-    "wrappers": frozenset({"wrappers"}),
-    "sshd-exit": frozenset({"sshd"}),
-    "sshd-config": frozenset({"sshd"}),
-    "host-keys": frozenset({"sshd"}),
-    "socket-unit": frozenset({"sshd"}),
-    "listener": frozenset({"sshd"}),
-    "queue": frozenset({"sshd"}),
-    "banner": frozenset({"sshd"}),
-    "nologin": frozenset(),
-}
-_ALL = frozenset({"ruleset", "owners", "network", "wrappers", "sshd"})
 
 #: Chains and tables whose names tell who made them (architecture.md, "Foreign owners").
 _OWNERS = (
@@ -46,50 +24,22 @@ _OWNERS = (
 )
 
 
-def sections(stale: Optional[frozenset[str]]) -> frozenset[str]:
-    """The parts of the facts that these reasons make stale."""
-    if stale is None:
-        return _ALL
-    return frozenset().union(*(_STALE.get(reason, _ALL) for reason in stale))
-
-
-def collect(
-    host: Host,
-    config: Config,
-    *,
-    previous: Optional[Facts] = None,
-    stale: Optional[frozenset[str]] = None,
-    probe: bool = True,
-) -> Facts:
+def collect(host: Host, config: Config, *, probe: bool = True) -> Facts:
     """See observe.observe."""
-    again = sections(stale) if previous else _ALL
     taken = host.now()
     units = systemd.collect(host)
     groups = [unit.value.control_group for unit in units[:2] if isinstance(unit, Seen) and unit.value]
-    if previous and "ruleset" not in again:
-        ruleset, generation = previous.ruleset, previous.generation
-    else:
-        ruleset, generation = rulesets.collect(host)
-    owners = "ruleset" in again or "owners" in again
+    ruleset, generation = rulesets.collect(host)
     return Facts(
         taken=taken,
-        sshd=sshd.collect(
-            host,
-            config,
-            units=units,
-            listening=sockets.listeners(host),
-            previous=previous.sshd if previous else None,
-            fresh="sshd" in again,
-            probe=probe,
-            explain="sshd-exit" in (stale or ()),
-        ),
+        sshd=sshd.collect(host, config, units=units, listening=sockets.listeners(host), probe=probe),
         ruleset=ruleset,
-        ufw=ufw.collect(host, ruleset) if owners or not previous else previous.ufw,
-        firewalld=firewalld.collect(host, ruleset) if owners or not previous else previous.firewalld,
+        ufw=ufw.collect(host, ruleset),
+        firewalld=firewalld.collect(host, ruleset),
         foreign=foreign(ruleset),
-        wrappers=wrappers.collect(host) if not previous or "wrappers" in again else previous.wrappers,
-        network=network.collect(host) if not previous or "network" in again else previous.network,
-        bypass=bypass.collect(host, groups) if not previous or "network" in again else previous.bypass,
+        wrappers=wrappers.collect(host),
+        network=network.collect(host),
+        bypass=bypass.collect(host, groups),
         machine=instance.collect(host, units),
         generation=generation,
     )

@@ -1,6 +1,7 @@
 """sshd: its units, main process, listeners, banner, configuration, host keys and the directories it needs.
 
-What costs a run of sshd (`sshd -T`, some 15 ms) is asked again only when a file that it reads has changed.
+What costs a run of sshd (`sshd -T`, some 15 ms) is asked again only when a file that it reads has changed, or sshd
+failed.
 Sources: sshd(8), sshd_config(5), OpenSSH's sshd.c (order of the checks before `-t` and `-T` end).
 """
 
@@ -22,6 +23,7 @@ FORBIDDEN = f"{sshd_config.DIRECTORY}/sshd_not_to_be_run"
 _PRIVSEP_COMPLAINT = re.compile(r"[Mm]issing privilege separation directory: (\S+)")
 _PRIVSEP = ("/run/sshd", "/usr/share/empty.sshd", "/var/empty/sshd", "/var/lib/empty", "/var/empty")
 _AT_LINE = re.compile(r"(/\S+?)(?: line |: line )(\d+):")
+_ALSO_READ = ("/etc/passwd", "/etc/hosts")  # sshd's user, the names in ListenAddress
 _NOISE = re.compile(r"@{5,}|^\s*$|^debug\d?:")
 
 
@@ -31,6 +33,11 @@ class Run(NamedTuple):
     program: str
     options: tuple[str, ...]
     main: str
+
+    @property
+    def dump(self) -> tuple[str, ...]:
+        """The command that prints the effective configuration."""
+        return (self.program, "-T", *self.options)
 
 
 class Judged(NamedTuple):
@@ -46,16 +53,9 @@ def collect(
     *,
     units: Systemd,
     listening: Fact[tuple[Listener, ...]],
-    previous: Optional[Sshd] = None,
-    fresh: bool = True,
     probe: bool = True,
-    explain: bool = False,
 ) -> Sshd:
-    """All that is to be known of sshd. `listening` are all listeners of the host.
-
-    `fresh`: sshd is asked for its configuration again though none of its files changed since `previous`.
-    With `explain` the journal is asked even where all is well.
-    """
+    """All that is to be known of sshd. `listening` are all listeners of the host."""
     service, socket = _seen(units.service), _seen(units.socket)
     installed = _installed(host, service)
     run = _how(host, _value(installed, ""), service)
@@ -65,12 +65,13 @@ def collect(
     process = _process(host, service)
     main = process.value if isinstance(process, Seen) else None
     privsep = _privsep(host)
-    known = _effective_keys(previous, files, said)
+    known = said.host_keys if said else sshd_config.DEFAULT_KEYS
     keys = _host_keys(host, known)
-    judged = _judge(host, run, files=files, keys=keys, privsep=privsep, previous=None if fresh else previous)
+    judged = _judge(host, run, hangs_on=None if _failed(service) else _hangs_on(host, run, files, known))
     effective = _settled(judged.effective, said, run.main)
     if isinstance(effective, Seen) and effective.value.host_keys != known:
         keys = _host_keys(host, effective.value.host_keys)
+        host.forget(run.dump)
     listeners = _listeners(listening, service, socket)
     port = _port(host, config, listeners=listeners, service=service, socket=socket, effective=effective, main=main)
     sshd = Sshd(
@@ -88,10 +89,8 @@ def collect(
         forbidden=_forbidden(host),
     )
     return sshd._replace(
-        banner=_banner(sshd, previous, probe),
-        reasons=journal.reasons(host, _unit_names(sshd))
-        if explain or _troubled(sshd)
-        else Seen((), "not asked: sshd runs"),
+        banner=_banner(sshd, probe),
+        reasons=journal.reasons(host, _unit_names(sshd)) if _troubled(sshd) else Seen((), "not asked: sshd runs"),
     )
 
 
@@ -161,32 +160,34 @@ def _forbidden(host: Host) -> Fact[bool]:
 # -- what it says of its configuration
 
 
-def _judge(
-    host: Host,
-    run: Run,
-    *,
-    files: Fact[tuple[tuple[str, str], ...]],
-    keys: Fact[tuple[HostKey, ...]],
-    privsep: Fact[Optional[HostKey]],
-    previous: Optional[Sshd],
-) -> Judged:
+def _failed(service: Optional[Looked]) -> bool:
+    """sshd ended otherwise than by being stopped: it may know a reason that no file shows."""
+    return service is not None and service.state.result not in ("", "success")
+
+
+def _hangs_on(
+    host: Host, run: Run, files: Fact[tuple[tuple[str, str], ...]], keys: tuple[str, ...]
+) -> Optional[tuple[object, ...]]:
+    """All that `sshd -T` reads, as far as it can be known; None: not even that."""
+    try:
+        if isinstance(files, Seen):
+            named = (run.program, *(path for path, _ in files.value), *keys, *_PRIVSEP, *_ALSO_READ)
+            return files.value, *((path, host.stat(path)) for path in named)
+    except HostError:
+        return None
+    return None
+
+
+def _judge(host: Host, run: Run, *, hangs_on: Optional[tuple[object, ...]]) -> Judged:
     """`sshd -T`, which passes only what `sshd -t` passes; the last answer where nothing that it hangs on changed."""
     if not run.program:
         return Judged(Unseen("sshd is not installed"), Unseen("sshd is not installed"))
-    where = " ".join((run.program, "-T", *run.options))
-    if (
-        previous
-        and isinstance(files, Seen)
-        and (files, keys, privsep) == (previous.files, previous.host_keys, previous.privsep)
-        and isinstance(previous.test, Seen)
-        and previous.test.where == where
-    ):
-        return Judged(previous.test, previous.effective)
+    where = " ".join(run.dump)
     if os.geteuid() != 0:
         reason = "sshd reads the host keys for this, which only root may"
         return Judged(Unseen(reason), Unseen(reason))
     try:
-        got = host.run([run.program, "-T", *run.options], deadline=10.0, cap=1 << 20)
+        got = host.ask(run.dump, hangs_on) if hangs_on else host.run(run.dump, cap=1 << 20)
         if got.code != 0:
             # Old versions want -C for `-T` where there are Match blocks: only -t decides what is wrong.
             tested = host.run([run.program, "-t", *run.options], deadline=10.0, cap=1 << 20)
@@ -225,15 +226,6 @@ def _settled(effective: Fact[Effective], said: Optional[Effective], main: str) -
     if isinstance(effective, Seen) or said is None:
         return effective
     return Seen(said, f"{main} (read; {effective.reason})")
-
-
-def _effective_keys(
-    previous: Optional[Sshd], files: Fact[tuple[tuple[str, str], ...]], said: Optional[Effective]
-) -> tuple[str, ...]:
-    """The host keys' paths as far as known before sshd is asked."""
-    if previous and isinstance(previous.effective, Seen) and files == previous.files:
-        return previous.effective.value.host_keys
-    return said.host_keys if said else sshd_config.DEFAULT_KEYS
 
 
 def _host_keys(host: Host, paths: tuple[str, ...]) -> Fact[tuple[HostKey, ...]]:
@@ -361,26 +353,13 @@ def _sockets_of(host: Host, pid: int) -> frozenset[int]:
 # -- banner
 
 
-def _banner(sshd: Sshd, previous: Optional[Sshd], probe: bool) -> Fact[Banner]:
+def _banner(sshd: Sshd, probe: bool) -> Fact[Banner]:
     if not isinstance(sshd.listeners, Seen) or not isinstance(sshd.port, Seen):
         return Unseen("sshd's listeners were not seen")
     mine = [item for port in sshd.port.value for item in sshd.listeners.value if item.port == port]
     if not mine:
         return Unseen("nobody listens")
-    if probe:
-        return banner.probe(banner.target(mine))
-    if previous and _same(previous, sshd):
-        return previous.banner
-    return Unseen("not probed")
-
-
-def _same(previous: Sshd, now: Sshd) -> bool:
-    """The same process on the same sockets: what it answered the last time still tells."""
-    inodes = [
-        sorted(item.inode for item in fact.value) if isinstance(fact, Seen) else []
-        for fact in (previous.listeners, now.listeners)
-    ]
-    return inodes[0] == inodes[1] and previous.process == now.process
+    return banner.probe(banner.target(mine)) if probe else Unseen("not probed")
 
 
 def _troubled(sshd: Sshd) -> bool:

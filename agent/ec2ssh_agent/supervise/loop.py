@@ -141,6 +141,7 @@ class Loop:
             self._schedule.crashes,
             self._trouble,
             tuple(f"{name}: {why}" for name, why in sorted(self._missing.items())),
+            b"" if self._schedule.crashes else self._list.kept,
         )
         self._changers = {}
         if self._look:

@@ -20,6 +20,7 @@ class Wake(NamedTuple):
     crashes: int = 0  # passes in a row that crashed or overran
     trouble: str = ""  # how the last of them ended
     missing: tuple[str, ...] = ()  # wake-up sources that this machine does not give: "name: why"
+    kept: bytes = b""  # what the last pass handed back; empty after a crash
 
 
 class WatchList(NamedTuple):
@@ -38,6 +39,7 @@ class WatchList(NamedTuple):
     generation: int = 0  # of nf_tables, as the pass last read the rules; 0: unknown
     probe: float = 0.0  # every so often, read sshd's banner; 0: never
     probe_at: tuple[str, int] = ("127.0.0.1", 22)
+    kept: bytes = b""  # for the next pass: what programs said that need not be asked again (host.py, `ask`)
 
 
 def default(config_path: str) -> WatchList:
