@@ -6,12 +6,13 @@ unless something seen is worse. The order of the findings is the order of the re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional
 
 from .assessment import Assessment, Gap
 from .config import Config
-from .facts import Facts, Sshd, UnitState
+from .facts import Banner, Facts, Sshd, UnitState
 from .model import Fact, Finding, Health, Seen, Severity, Symptom, T
 from .plain import NamedTuple
 from .reach import addresses
@@ -51,10 +52,11 @@ def diagnose(facts: Facts, reach: Reach, config: Config, *, baseline: Baseline) 
     findings = (
         *_sshd(facts, reach, gaps),
         *_closed_ways(gaps),
+        *_no_routes(reach, gaps, config),
         *_reach_notes(reach, config, baseline),
         *_machine(facts),
     )
-    unseen = _unseen(facts, reach)
+    unseen = _unseen(facts, reach, config)
     health = _health(findings, unseen)
     return Assessment(health, findings, reach, gaps, _summary(health, findings, unseen, reach))
 
@@ -176,6 +178,30 @@ def _closed_ways(gaps: tuple[Gap, ...]) -> Iterator[Finding]:
         )
 
 
+def _no_routes(reach: Reach, gaps: tuple[Gap, ...], config: Config) -> Iterator[Finding]:
+    """Clients whose packets the kernel does not take in, or has no way to answer: no rule would mend that."""
+    ways = _ways(reach)
+    asked = {family: _union([(span,) for f, span in config.expect_clients if f is family]) for family in Family}
+    asked = asked if config.expect_clients else addresses.SPACE
+    nobody = not gaps and not any(addresses.intersect(asked[way.family], way.admitted) for way in ways)
+    if not nobody and not config.expect_clients:
+        return  # who was never seen is not missed
+    for way in ways:
+        lost = [r for a in way.answers for r in a.rules if r.stage == "route" and r.outcome is not Outcome.UNCERTAIN]
+        lost = [r for r in lost if r.text == "no route back" or nobody and not r.text.startswith("martian")]
+        missed = addresses.subtract(_union(r.sources for r in lost), way.admitted)
+        if addresses.intersect(missed, asked[way.family]):
+            yield Finding(
+                "no-route",
+                Severity.CRITICAL if nobody else Severity.WARNING,
+                Symptom.TIMEOUT,
+                f"no route leads back to {'any client' if nobody else 'some clients'}"
+                f" on {way.interface} ({way.family.value})",
+                tuple(dict.fromkeys(rule.text for rule in lost)),
+                subject=f"{way.interface}/{way.family.value}",
+            )
+
+
 def _firewall(gap: Gap, walls: tuple[Deciding, ...]) -> Finding:
     kept_out = [(rule, _count(addresses.intersect(rule.sources, gap.wanted))) for rule in walls]
     weight = {o: sum(count for rule, count in kept_out if o in rule.possible) for o in _SYMPTOMS}
@@ -216,6 +242,13 @@ class _Look(NamedTuple):
     broken: str  # what `sshd -t` complains of, or ""
 
 
+#: What `sshd -t` says of the privilege separation directory (OpenSSH's sshd.c); the directory.
+PRIVSEP = re.compile(
+    r"[Mm]issing privilege separation directory: (/[^\s;]+)|"
+    r"(/\S+) must be owned by root and not group or world-writable"
+)
+
+
 def _look(sshd: Sshd) -> _Look:
     listeners, ports, test = seen(sshd.listeners), seen(sshd.port), seen(sshd.test)
     listening = any(item.port in (ports or (22,)) for item in listeners or ())
@@ -231,11 +264,22 @@ def _look(sshd: Sshd) -> _Look:
 
 def _sshd(facts: Facts, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Finding]:
     look = _look(facts.sshd)
+    banner = seen(facts.sshd.banner)
     if seen(facts.sshd.installed) == "":
-        yield _down("sshd-not-installed", "sshd is not installed", look)
+        if look.listening and banner and banner.text.startswith("SSH-"):
+            text = f"sshd is not installed; another program answers the clients ({banner.text})"
+            yield _note("sshd-not-installed", text, ())
+        else:
+            yield _down("sshd-not-installed", "sshd is not installed", look)
         return
     if look.known and not look.listening:
-        yield _not_running(look)
+        yield _elsewhere(look) or _not_running(look)
+        return
+    if _taken(look, banner):
+        text = "sshd is not running, and another program listens on its port"
+        symptom = Symptom.CLOSED if banner and banner.ended else Symptom.SILENT
+        evidence = (_unit_text(look.unit),) if look.unit else ()
+        yield _down("sshd-port-taken", text, look, evidence)._replace(symptom=symptom)
         return
     yield from _running(look, facts, reach)
     yield from _outside(look, reach, gaps)
@@ -244,6 +288,27 @@ def _sshd(facts: Facts, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Finding
 def _down(name: str, summary: str, look: _Look, evidence: tuple[str, ...] = (), repair: str = "") -> Finding:
     words = evidence + (seen(look.sshd.reasons) or ())
     return Finding(name, Severity.CRITICAL, Symptom.REFUSED, summary, words, _SSHD_STEP, repair)
+
+
+def _elsewhere(look: _Look) -> Optional[Finding]:
+    """sshd runs, and listens on other ports than it ought to."""
+    names = {unit.name for unit in (look.unit, look.socket) if unit}
+    active = look.unit is not None and look.unit.active == "active" and seen(look.sshd.process) is not None
+    mine = [item for item in seen(look.sshd.listeners) or () if item.unit and item.unit in names]
+    if not active or not mine:
+        return None
+    texts = sorted({listen_text(item.family, item.address, item.port) for item in mine})
+    ports = seen(look.sshd.port) or ()
+    summary = f"sshd runs, but does not listen on port {', '.join(map(str, ports))}"
+    return _down("sshd-other-port", summary, look, ("listening: " + ", ".join(texts),))
+
+
+def _taken(look: _Look, banner: Optional[Banner]) -> bool:
+    """Whether it is surely not sshd that listens on its port: none of its units is active, and no banner is given."""
+    if banner is None or banner.text.startswith("SSH-") or seen(look.sshd.process) is not None:
+        return False
+    units = [unit for unit in (look.unit, look.socket) if unit and unit.name]
+    return bool(units) and all(unit.active in ("inactive", "failed") for unit in units)
 
 
 def _not_running(look: _Look) -> Finding:
@@ -278,16 +343,14 @@ def _cause(look: _Look) -> Optional[tuple[str, str]]:
     """What `sshd -t` complains of, as a finding of its own: a missing key and a bad line are mended differently."""
     if not look.broken:
         return None
-    privsep, keys = look.sshd.privsep, seen(look.sshd.host_keys) or ()
-    complaint = look.broken.lower()
-    directory = seen(privsep)
-    if "privilege separation" in complaint or (directory is None or not directory.present) and "/run/sshd" in complaint:
+    keys = seen(look.sshd.host_keys) or ()
+    if PRIVSEP.search(look.broken):
         return "privsep-missing", "the privilege separation directory is missing or not root's alone"
-    if "hostkey" in complaint or "host key" in complaint or "unprotected private key" in complaint:
+    if "no hostkeys available" in look.broken:
         loose = [key.path for key in keys if key.present and key.mode & 0o077]
         if loose:
             return "host-key-modes", f"others may read the host keys, so sshd refuses them: {', '.join(loose)}"
-        return "host-keys-missing", "there is no host key"
+        return "host-keys-missing", "there is no host key that it can use"
     test = seen(look.sshd.test)
     where = f" ({test.file} line {test.line})" if test and test.file else ""
     return "sshd-config-invalid", f"its configuration is wrong{where}"
@@ -311,16 +374,29 @@ def _running(look: _Look, facts: Facts, reach: Reach) -> Iterator[Finding]:
     elif banner and not banner.ended and not banner.refused and banner.seconds >= _LATE and not _wrapped(reach):
         text = f"sshd's banner comes late ({banner.seconds:.1f} s): a name lookup, or a busy machine"
         yield Finding("sshd-banner-late", Severity.WARNING, Symptom.SILENT, text, (), _SSHD_STEP)
+    elif banner and banner.ended and not cause and not _wrapped(reach):
+        text = "sshd ended a connection from this machine without a banner"
+        yield Finding("sshd-closes", Severity.WARNING, Symptom.CLOSED, text, (), _SSHD_STEP)
     if not cause or _on_demand(look) and cause[0] == "privsep-missing":
         return
     name, summary = cause
-    if name in ("host-keys-missing", "host-key-modes", "privsep-missing"):
+    if _fatal(name, look, banner):
         # Each connection is served by a new sshd, which reads the keys and enters the directory afresh.
         text = f"sshd listens, but ends each connection: {summary}"
         yield Finding(name, Severity.CRITICAL, Symptom.CLOSED, text, (look.broken,), _SSHD_STEP)
     else:
         text = f"sshd runs, but would not start again: {summary}"
         yield Finding(name, Severity.WARNING, Symptom.NONE, text, (look.broken,), _SSHD_STEP)
+
+
+def _fatal(name: str, look: _Look, banner: Optional[Banner]) -> bool:
+    """Whether what keeps sshd from starting ends each connection to the one that runs, too."""
+    answers = banner is not None and banner.text.startswith("SSH-")
+    if name == "privsep-missing":
+        # OpenSSH 9.8 and later: after the banner, and only where there is no such directory at all.
+        directory = seen(look.sshd.privsep)
+        return not answers or directory is None or not directory.present
+    return name in ("host-keys-missing", "host-key-modes") and not answers and not seen(look.sshd.session)
 
 
 def _wrapped(reach: Reach) -> bool:
@@ -416,14 +492,30 @@ def _machine(facts: Facts) -> Iterator[Finding]:
         yield _note("conntrack-full", text, ())._replace(symptom=Symptom.TIMEOUT)
 
 
-def _unseen(facts: Facts, reach: Reach) -> tuple[str, ...]:
+def _unseen(facts: Facts, reach: Reach, config: Config) -> tuple[str, ...]:
     """What could not be looked at and without which nobody can say that SSH is healthy."""
-    core = (("sshd's listeners", facts.sshd.listeners), ("the ruleset", facts.ruleset), ("the network", facts.network))
-    reasons = [f"{name}: {fact.reason}" for name, fact in core if not isinstance(fact, Seen)]
+    wrappers = facts.wrappers
+    reasons = [
+        *_hidden("sshd's listeners", facts.sshd.listeners),
+        *_hidden("the ruleset", facts.ruleset),
+        *_hidden("the network", facts.network),
+    ]
+    if seen(wrappers.linked):
+        reasons += [*_hidden("TCP wrappers", wrappers.allow), *_hidden("TCP wrappers", wrappers.deny)]
+    elif any(line.strip() and line[:1] != b"#" for line in (seen(wrappers.deny) or b"").splitlines()):
+        reasons += _hidden("whether sshd asks TCP wrappers", wrappers.linked)
     if not reach.answers and not reasons:
         parts = [f"{interface} {family.value}: {reason}" for interface, family, reason in reach.unseen]
         reasons.append("no external interface with an address" + (f" ({'; '.join(parts[:4])})" if parts else ""))
+    elif not reasons and config.expect_clients:
+        families = {family for family, _ in config.expect_clients}
+        if not any(answer.family in families for answer in reach.answers):
+            reasons.append("no external interface has an address of the expected clients' family")
     return tuple(reasons)
+
+
+def _hidden(name: str, fact: Fact[T]) -> tuple[str, ...]:
+    return () if isinstance(fact, Seen) else (f"{name}: {fact.reason}",)
 
 
 def _health(findings: tuple[Finding, ...], unseen: tuple[str, ...]) -> Health:

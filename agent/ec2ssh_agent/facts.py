@@ -102,6 +102,7 @@ class Sshd(NamedTuple):
     files: Fact[tuple[tuple[str, str], ...]] = _NOT_LOOKED  # configuration files read, with their SHA-256
     host_keys: Fact[tuple[HostKey, ...]] = _NOT_LOOKED
     privsep: Fact[Optional[HostKey]] = _NOT_LOOKED  # the privilege-separation directory (present, mode, uid)
+    session: Fact[bool] = _NOT_LOOKED  # OpenSSH 9.8 and later: who serves a client gets the keys from who listens
     forbidden: Fact[bool] = _NOT_LOOKED  # /etc/ssh/sshd_not_to_be_run
     reasons: Fact[tuple[str, ...]] = _NOT_LOOKED  # sshd's own last words in the journal
 

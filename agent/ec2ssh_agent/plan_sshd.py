@@ -8,18 +8,20 @@ from collections.abc import Mapping
 from typing import Optional
 
 from .config import Config
-from .diagnose import listen_text, seen
+from .diagnose import PRIVSEP, listen_text, seen
 from .facts import Facts, UnitState
-from .model import Finding
+from .model import Finding, Seen, Unseen
 from .steps import Directory, HostKeys, Ladder, Mode, Run, Rung, Step, Write
 
-_PRIVSEP = "/run/sshd"
 #: Nothing is done for these, and why.
 _WITHHELD = {
     "sshd-not-installed": "sshd is not installed; the agent installs nothing",
     "sshd-masked": "a masked unit is an administrator's decision (systemctl unmask undoes it)",
     "sshd-forbidden": "sshd_not_to_be_run is an administrator's decision (remove the file to undo it)",
+    "sshd-port-taken": "the agent ends no program of others; when that one is stopped, sshd is started",
 }
+#: sshd runs, but not where clients come.
+_MISPLACED = ("sshd-not-listening-outside", "sshd-other-port")
 _BUSY = ("activating", "deactivating", "reloading")
 
 
@@ -42,6 +44,12 @@ def ladder(
 def _hands_off(facts: Facts, config: Config) -> str:
     if config.repair_sshd == "off":
         return "[repair] sshd = off"
+    if seen(facts.machine.systemd):
+        for fact in (facts.sshd.unit, facts.sshd.socket_unit):
+            if isinstance(fact, Unseen):
+                return f"sshd's units could not be looked at ({fact.reason})"
+        if not any(unit and unit.name for unit in (seen(facts.sshd.unit), seen(facts.sshd.socket_unit))):
+            return "systemd has no unit of sshd's"
     for unit in (seen(facts.sshd.unit), seen(facts.sshd.socket_unit)):
         if unit and (unit.job or unit.active in _BUSY):
             return f"systemd is at work on {unit.name} ({unit.active}{', a job is queued' if unit.job else ''})"
@@ -53,22 +61,35 @@ def _rung(name: str, why: str, steps: tuple[Step, ...]) -> Rung:
 
 
 def _chosen(facts: Facts) -> Optional[UnitState]:
-    """The unit that is enabled: ssh.socket or ssh.service; of two the service; of none the service."""
+    """The unit that runs, else the one that is enabled: ssh.socket or ssh.service; of two or none the service."""
     service, socket = seen(facts.sshd.unit), seen(facts.sshd.socket_unit)
+    if service and service.active == "active":
+        return service
     by_socket = socket and socket.load == "loaded" and socket.file_state.startswith("enabled")
     if by_socket and not (service and service.file_state.startswith("enabled")):
         return socket
     return service if service and service.load == "loaded" else socket
 
 
-def _start(facts: Facts, verb: str = "restart") -> Run:
-    """`reset-failed` first: after five starts in ten seconds systemd refuses any more."""
-    unit = _chosen(facts)
-    if not seen(facts.machine.systemd) or unit is None:
-        return Run((("service", "ssh", verb),), owner="systemd")
+def _start(facts: Facts, *, test: bool = False) -> Run:
+    """`reset-failed` first: after five starts in ten seconds systemd refuses any more.
+
+    `test`: sshd runs, and is stopped only if it would start again.
+    """
+    unit, tests = _chosen(facts), _tests(facts) if test else ()
+    if not seen(facts.machine.systemd):
+        return Run((*tests, ("service", unit.name if unit and unit.name else "ssh", "restart")), owner="systemd")
     failed = [u for u in (seen(facts.sshd.unit), seen(facts.sshd.socket_unit)) if u and u.active == "failed"]
     resets = tuple(("systemctl", "reset-failed", item.name) for item in failed)
-    return Run((*resets, ("systemctl", verb, unit.name)), owner="systemd")
+    name = unit.name if unit else "ssh.service"
+    return Run((*tests, *resets, ("systemctl", "restart", name)), owner="systemd")
+
+
+def _tests(facts: Facts) -> tuple[tuple[str, ...], ...]:
+    """`sshd -t` with the options that the unit gives it, as it was asked when it was looked at."""
+    test = facts.sshd.test
+    program, *options = test.where.split() if isinstance(test, Seen) and test.where else [""]
+    return ((program, "-t", *options[1:]),) if program else ()
 
 
 def _hung(finding: Finding, facts: Facts) -> Ladder:
@@ -80,18 +101,32 @@ def _hung(finding: Finding, facts: Facts) -> Ladder:
 
 def _restore(finding: Finding, facts: Facts, known_good: Mapping[str, bytes], current: Mapping[str, bytes]) -> Ladder:
     if finding.id == "host-keys-missing":
-        return _host_keys(finding, facts)
+        made = _host_keys(finding, facts)
+        # Its configuration may name keys that never were.
+        return (
+            made if made.rungs else _configuration(finding, facts, known_good, current)._replace(withheld=made.withheld)
+        )
     if finding.id == "host-key-modes":
         keys = [key for key in seen(facts.sshd.host_keys) or () if key.present and key.mode & 0o077]
         steps = tuple(Mode(key.path, 0o600, key.uid, key.gid) for key in keys)
         why = "only root may read host keys"
         return Ladder(finding, (_rung("host-key-modes", why, steps),))
     if finding.id == "privsep-missing":
-        why = "sshd locks itself into this directory before a login"
-        return Ladder(finding, (_rung("privsep", why, (Directory(_PRIVSEP, 0o755),)),))
-    if finding.id in ("sshd-config-invalid", "sshd-not-listening-outside"):
+        return _privsep(finding, facts)
+    if finding.id in ("sshd-config-invalid", *_MISPLACED):
         return _configuration(finding, facts, known_good, current)
     return Ladder(finding, withheld="the agent knows no repair for it")
+
+
+def _privsep(finding: Finding, facts: Facts) -> Ladder:
+    test, directory = seen(facts.sshd.test), seen(facts.sshd.privsep)
+    named = PRIVSEP.search(test.complaint) if test else None
+    path = (named.group(1) or named.group(2)) if named else directory.path if directory else ""
+    if not path:
+        return Ladder(finding, withheld="sshd does not say which directory it wants")
+    there = directory is not None and directory.path == path and directory.present
+    step: Step = Mode(path, 0o755, 0, 0) if there else Directory(path, 0o755)
+    return Ladder(finding, (_rung("privsep", "sshd locks itself into this directory before a login", (step,)),))
 
 
 def _host_keys(finding: Finding, facts: Facts) -> Ladder:
@@ -123,14 +158,14 @@ def _configuration(
     emptied = tuple(Write(path, b"", f"truncate -s 0 {path}  # new since SSH was healthy") for path in new)
     # A configuration that does not parse is put back first; that sshd does not run is then a finding of its own, with a
     # rung of its own. One that listens in the wrong place takes effect only by a restart.
-    start = (_start(facts),) if finding.id == "sshd-not-listening-outside" else ()
+    start = (_start(facts, test=True),) if finding.id in _MISPLACED else ()
     rungs = []
     if writes:
         rungs.append(_rung("known-good", "the last configuration with which SSH was healthy", (*writes, *start)))
     if emptied:
         why = "the last configuration with which SSH was healthy, and nothing of the files that came later"
         rungs.append(_rung("known-good-only", why, (*writes, *emptied, *start)))
-    if finding.id == "sshd-not-listening-outside" and not rungs:
+    if finding.id in _MISPLACED and not rungs:
         if not _unbound(facts):
             return Ladder(finding, withheld="sshd listens on all that it is told to: a restart would change nothing")
         # sshd may have been started before its address was there.

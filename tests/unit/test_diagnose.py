@@ -8,14 +8,27 @@ from ec2ssh_agent import diagnose, plan
 from ec2ssh_agent.assessment import Assessment
 from ec2ssh_agent.config import Config
 from ec2ssh_agent.diagnose import Baseline
-from ec2ssh_agent.facts import Address, Facts, Interface, Listener, Network, Sshd
-from ec2ssh_agent.model import Health, Seen, Symptom
+from ec2ssh_agent.facts import (
+    Address,
+    Banner,
+    ConfigTest,
+    Effective,
+    Facts,
+    HostKey,
+    Interface,
+    Listener,
+    Network,
+    Sshd,
+    UnitState,
+    Wrappers,
+)
+from ec2ssh_agent.model import Health, Seen, Severity, Symptom, Unseen
 from ec2ssh_agent.observe import question
 from ec2ssh_agent.reach import addresses, analyse, iptables, merged
 from ec2ssh_agent.reach.question import Reach, Route
 from ec2ssh_agent.reach.ruleset import Backend, Family, Ruleset
 from ec2ssh_agent.steps import commands
-from test_plan import DROP, GOOD, Story
+from test_plan import DOWN, DROP, GOOD, Story
 
 V4, V6 = Family.IPV4, Family.IPV6
 SPACE = addresses.SPACE
@@ -142,3 +155,145 @@ def test_the_symptom_is_what_those_see_who_got_in_before() -> None:
     assert Judged(rules=nearly, baseline=bastion).assessment.findings[0].symptom is Symptom.REFUSED
     most = {("eth0", V4): addresses.normal((ip("203.0.113.0"), ip("203.0.113.0") + n) for n in (16,))}
     assert Judged(rules=rules, baseline=most).assessment.findings[0].symptom is Symptom.REFUSED
+
+
+# -- routes
+
+
+def test_nobody_is_healthy_who_cannot_be_answered() -> None:
+    made = Judged(eth("eth0", "10.0.5.20/32"), routes=())
+    assert (made.health, made.ids, made.typed) == (Health.UNREACHABLE, ["no-route"], [])
+    assert made.assessment.findings[0].symptom is Symptom.TIMEOUT
+    local = Judged(routes=(Route(V4, (ip("10.0.5.0"), ip("10.0.5.255")), "eth0"),))
+    assert local.health is Health.OK, "the neighbours get in, and nobody else ever did"
+
+
+def test_expected_clients_without_a_route_or_a_family_are_not_healthy() -> None:
+    office = Config(expect_clients=((V4, addresses.parse_cidr("203.0.113.0/24")[1]),))
+    near = Route(V4, (ip("10.0.5.0"), ip("10.0.5.255")), "eth0")
+    assert Judged(routes=(near,), config=office).health is Health.UNREACHABLE
+    everybody = Config(expect_clients=((V4, SPACE[V4][0]), (V6, SPACE[V6][0])))
+    assert Judged(config=everybody).health is Health.OK, "127/8 and the like are nobody's"
+    cut = Judged(routes=(near,), config=everybody)
+    assert (cut.health, cut.ids, cut.assessment.findings[0].severity) == (
+        Health.DEGRADED, ["no-route"], Severity.WARNING,
+    )  # fmt: skip
+    six = eth("eth0", "2001:db8:5::20/64")
+    heard = GOOD._replace(listeners=Seen((Listener(V6, 0, 22),)))
+    assert Judged(six, sshd=heard, routes=(default("eth0", V6),)).health is Health.OK
+    assert Judged(six, sshd=heard, routes=(default("eth0", V6),), config=office).health is Health.UNKNOWN
+
+
+# -- who listens
+
+IDLE = GOOD._replace(
+    process=Seen(None),
+    unit=Seen(UnitState("ssh.service", "loaded", "failed", "failed", "enabled", "exit-code", exit_status=255)),
+)
+
+
+def test_another_program_on_the_port_is_not_sshd() -> None:
+    web = Judged(sshd=IDLE._replace(banner=Seen(Banner("", 2.0))))
+    assert (web.health, web.ids, web.typed) == (Health.UNREACHABLE, ["sshd-port-taken"], [])
+    assert Judged(sshd=IDLE._replace(banner=Seen(Banner("SSH-2.0-OpenSSH_9.2", 0.1)))).health is Health.OK
+    assert Judged(sshd=IDLE._replace(banner=Unseen("not probed"))).health is Health.OK, "not known to be another"
+    on_demand = IDLE._replace(socket_unit=Seen(UnitState("ssh.socket", "loaded", "active", "listening", "enabled")))
+    assert Judged(sshd=on_demand._replace(banner=Seen(Banner("", 2.0)))).ids == ["sshd-banner-late"]
+
+
+def test_dropbear_answers_clients_as_well() -> None:
+    dropbear = IDLE._replace(installed=Seen(""), unit=Seen(UnitState("")), socket_unit=Seen(UnitState("")))
+    made = Judged(sshd=dropbear._replace(banner=Seen(Banner("SSH-2.0-dropbear_2022.83", 0.0))))
+    assert (made.health, made.ids) == (Health.DEGRADED, ["sshd-not-installed"])
+    assert Judged(sshd=dropbear._replace(listeners=Seen(()))).health is Health.UNREACHABLE
+
+
+def test_an_sshd_on_another_port_than_expected_runs() -> None:
+    elsewhere = GOOD._replace(
+        listeners=Seen((Listener(V4, 0, 2222, unit="ssh.service"),)),
+        effective=Seen(Effective((2222,), ("0.0.0.0:2222",))),
+        test=Seen(ConfigTest(True), "/usr/sbin/sshd -T -f /etc/other"),
+    )
+    made = Judged(sshd=elsewhere)
+    assert made.ids == ["sshd-other-port"] and not made.typed, "a restart would change nothing"
+    late = Judged(sshd=elsewhere._replace(effective=Seen(Effective((22,), ("0.0.0.0:22",)))))
+    assert late.typed == ["/usr/sbin/sshd -t -f /etc/other", "systemctl restart ssh.service"]
+
+
+def test_an_sshd_that_ends_every_connection_is_not_healthy() -> None:
+    ended = Judged(sshd=GOOD._replace(banner=Seen(Banner("", 0.1, ended=True))))
+    assert (ended.health, ended.ids, ended.typed) == (Health.DEGRADED, ["sshd-closes"], [])
+
+
+# -- what `sshd -t` says
+
+
+def broken(complaint: str, sshd: Sshd = DOWN, file: str = "") -> Sshd:
+    return sshd._replace(test=Seen(ConfigTest(False, complaint, file, 1 if file else 0)))
+
+
+def test_an_option_whose_name_is_like_a_keys_is_a_wrong_configuration() -> None:
+    text = "/etc/ssh/sshd_config: line 1: Bad configuration option: HostKeyX"
+    assert Judged(sshd=broken(text, file="/etc/ssh/sshd_config")).ids == ["sshd-config-invalid"]
+
+
+def test_host_keys_that_are_gone_end_the_connections_of_older_versions_only() -> None:
+    gone = broken("sshd: no hostkeys available -- exiting.", GOOD)
+    gone = gone._replace(host_keys=Seen((HostKey("/etc/ssh/ssh_host_ed25519_key", False),)))
+    assert Judged(sshd=gone).health is Health.UNREACHABLE
+    for made in (
+        Judged(sshd=gone._replace(session=Seen(True))),
+        Judged(sshd=gone._replace(banner=Seen(Banner("SSH-2.0-OpenSSH_10.0", 0.0)))),
+    ):
+        assert (made.health, made.ids, made.typed) == (Health.DEGRADED, ["host-keys-missing"], [])
+
+
+def test_the_privilege_separation_directory_that_sshd_names_is_mended() -> None:
+    loose = "/run/sshd must be owned by root and not group or world-writable."
+    made = Judged(sshd=broken(loose, GOOD)._replace(privsep=Seen(HostKey("/run/sshd", True, 0o777))))
+    assert made.ids == ["privsep-missing"] and made.typed == ["chown 0:0 /run/sshd", "chmod 0755 /run/sshd"]
+    other = broken("Missing privilege separation directory: /usr/share/empty.sshd", GOOD)
+    made = Judged(sshd=other._replace(privsep=Seen(None)))
+    assert made.typed == ["install -d -m 0755 -o root -g root /usr/share/empty.sshd"]
+
+
+# -- units
+
+
+def test_a_unit_that_nobody_could_ask_about_is_not_started() -> None:
+    assert Judged(sshd=DOWN._replace(unit=Unseen("systemd: no answer"))).typed == []
+    unknown = DOWN._replace(unit=Seen(UnitState("")), socket_unit=Seen(UnitState("")))
+    made = Judged(sshd=unknown)
+    assert made.typed == [] and made.ladders[0].withheld == "systemd has no unit of sshd's"
+
+
+def test_without_systemd_the_script_has_its_own_name() -> None:
+    facts = Story().facts
+    facts = facts._replace(machine=facts.machine._replace(systemd=Seen(False)))
+    unit = Seen(UnitState("sshd", "loaded", "inactive"))
+    made = Judged(sshd=DOWN._replace(unit=unit, socket_unit=Seen(UnitState(""))), facts=facts)
+    assert made.typed == ["service sshd restart"]
+
+
+def test_a_hung_service_is_restarted_though_its_socket_is_enabled() -> None:
+    hung = GOOD._replace(
+        process=Seen(Story().facts.sshd.process.value._replace(stopped=True)),  # type: ignore[union-attr]
+        unit=Seen(UnitState("ssh.service", "loaded", "active", "running", "disabled", main_pid=7)),
+        socket_unit=Seen(UnitState("ssh.socket", "loaded", "active", "running", "enabled")),
+    )
+    assert Judged(sshd=hung).typed == ["systemctl restart ssh.service"]
+
+
+# -- what could not be looked at
+
+
+def test_wrappers_that_cannot_be_read_are_unknown() -> None:
+    facts = Story().facts
+
+    def health(allow: object, deny: object, linked: object) -> Health:
+        return Judged(facts=facts._replace(wrappers=Wrappers(allow, deny, linked))).health  # type: ignore[arg-type]
+
+    assert health(Seen(None), Unseen("/etc/hosts.deny: larger than 1 MiB"), Seen(True)) is Health.UNKNOWN
+    assert health(Seen(None), Unseen("/etc/hosts.deny: larger than 1 MiB"), Seen(False)) is Health.OK
+    assert health(Seen(None), Seen(b"ALL: ALL\n"), Unseen("not an ELF file")) is Health.UNKNOWN
+    assert health(Seen(None), Seen(b"# ALL: ALL\n"), Unseen("not an ELF file")) is Health.OK

@@ -20,7 +20,8 @@ from . import banner, journal, sshd_config, systemd
 from .systemd import Looked, Systemd
 
 FORBIDDEN = f"{sshd_config.DIRECTORY}/sshd_not_to_be_run"
-_PRIVSEP_COMPLAINT = re.compile(r"[Mm]issing privilege separation directory: (\S+)")
+_PRIVSEP_COMPLAINT = re.compile(r"[Mm]issing privilege separation directory: ([^\s;]+)")
+_SESSIONS = tuple(f"/usr/{place}/sshd-session" for place in ("lib/openssh", "libexec/openssh", "lib/ssh", "libexec"))
 _PRIVSEP = ("/run/sshd", "/usr/share/empty.sshd", "/var/empty/sshd", "/var/lib/empty", "/var/empty")
 _AT_LINE = re.compile(r"(/\S+?)(?: line |: line )(\d+):")
 _ALSO_READ = ("/etc/passwd", "/etc/hosts")  # sshd's user, the names in ListenAddress
@@ -86,6 +87,7 @@ def collect(
         files=files,
         host_keys=keys,
         privsep=privsep,
+        session=_session(host),
         forbidden=_forbidden(host),
     )
     return sshd._replace(
@@ -150,6 +152,13 @@ def _read(host: Host, main: str) -> Fact[sshd_config.Read]:
         return Unseen(f"configuration: {error}")
 
 
+def _session(host: Host) -> Fact[bool]:
+    try:
+        return Seen(any(host.exists(path) for path in _SESSIONS), "sshd-session")
+    except HostError as error:
+        return Unseen(str(error))
+
+
 def _forbidden(host: Host) -> Fact[bool]:
     try:
         return Seen(host.exists(FORBIDDEN), FORBIDDEN)
@@ -201,9 +210,11 @@ def _judge(host: Host, run: Run, *, hangs_on: Optional[tuple[object, ...]]) -> J
 
 
 def complaint(code: int, text: str) -> ConfigTest:
-    """What `sshd -t` printed, in at most 600 characters, and the first file and line that it names."""
+    """What `sshd -t` printed, the first and the last 600 characters, and the first file and line that it names."""
     lines = [line.strip(" @") for line in text.splitlines() if not _NOISE.search(line)]
-    said = "; ".join(dict.fromkeys(lines))[:600]
+    said = "; ".join(dict.fromkeys(lines))
+    if len(said) > 1200:
+        said = f"{said[:600]} ... {said[-600:]}"  # what ends it comes last
     at = _AT_LINE.search(text)
     return ConfigTest(code == 0, said, at.group(1).rstrip(":") if at else "", int(at.group(2)) if at else 0)
 
@@ -215,7 +226,7 @@ def _forgive(test: Fact[ConfigTest], service: Optional[Looked], main: Optional[P
     """
     if not isinstance(test, Seen) or test.value.good or main:
         return test
-    missing = _PRIVSEP_COMPLAINT.fullmatch(test.value.complaint)
+    missing = _PRIVSEP_COMPLAINT.search(test.value.complaint)
     if missing and service and missing.group(1).rpartition("/")[2] in service.runtime_directories:
         return Seen(ConfigTest(True, test.value.complaint), test.where)
     return test
