@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from differential import said
+from ec2ssh_agent.reach import analyse
 from ec2ssh_agent.reach.ruleset import Backend, Family
 from iptables_rulesets import Made
-from iptables_world import OTHER, Layer, differences, load
+from iptables_world import OTHER, QUESTION, Layer, differences, load, read
 from nft_world import World, world
 
 SOURCES = {
@@ -199,3 +201,23 @@ def test_the_analysis_says_what_the_kernel_does(places: list[World], name: str) 
     with ThreadPoolExecutor(len(BACKENDS)) as pool:
         found = list(pool.map(wrong, places, BACKENDS, [CASES[name]] * len(BACKENDS)))
     assert found == [[] for _ in BACKENDS], "\n".join(line for lines in found for line in lines)
+
+
+@pytest.mark.parametrize("burst", [1, 2, 3])
+def test_a_connections_own_packets_use_up_a_burst(places: list[World], burst: int) -> None:
+    """Asked once, of limits that are new: the answer is that for an idle source."""
+    limits = {
+        "192.0.2.1": f"-m limit --limit 1/hour --limit-burst {burst}",
+        "192.0.2.2": f"-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst {burst} --hashlimit-name x",
+        "192.0.2.3": f"-m hashlimit --hashlimit-upto 2/hour --hashlimit-burst {burst} --hashlimit-name y"
+        " --hashlimit-mode srcip",
+        "192.0.2.4": f"-m hashlimit --hashlimit-upto 3/sec --hashlimit-burst {burst} --hashlimit-name z",
+    }
+    rules = [f"-A INPUT -s {source} -p tcp --dport 22 {limit} -j ACCEPT" for source, limit in limits.items()]
+    text = "\n".join(["*filter", ":INPUT DROP [0:0]", *rules, "COMMIT", ""])
+    for place, backend in zip(places, BACKENDS):
+        layer = Layer(Family.IPV4, backend, Made(text, "", edges=(), unknowable=False))
+        assert load(place, [layer]) is None
+        reach = analyse(QUESTION, read([layer], {layer.save: place.host.run(layer.save)}, ""))
+        lived = dict(zip(limits, place.ask(list(limits), wait=3.0)))
+        assert lived == {source: said(reach, source).outcome.value for source in limits}

@@ -231,6 +231,8 @@ def test_rules_after_the_deciding_one_change_nothing() -> None:
             before = trace(QUESTION, ruleset, None, Family.IPV4, source, LOCAL.address, "eth0")
             if before.outcome is Outcome.UNCERTAIN or len(before.possible) > 1:
                 continue
+            if before.outcome is Outcome.TIMEOUT and before.path and before.path[-1].stage != "syn":
+                continue  # what was lost after the SYN is sent again, which the path tells only if it changes anything
             ends = _decided(ruleset, source)
             tables = []
             for table in ruleset.tables:

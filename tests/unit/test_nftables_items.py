@@ -295,6 +295,14 @@ def test_limits_for_an_idle_source(statement: Json, idle: bool) -> None:
     assert items(statement) == (Limiter(next(iter(statement)), idle),)
 
 
+def test_a_limit_that_one_connection_can_use_up() -> None:
+    hourly: Json = {"rate": 3, "burst": 2, "per": "hour"}
+    assert items({"limit": hourly}) == (Limiter("limit", True, 2),)
+    assert items({"limit": {"rate": 3, "per": "hour", "inv": True}}) == (Limiter("limit", False, 5),)
+    named: Json = {"limit": {"name": "l", "handle": 4, **hourly}}
+    assert items({"limit": "l"}, objects=(named,)) == (Limiter("limit", True, 2, "inet t limit l"),)
+
+
 def test_named_limits() -> None:
     quota: Json = {"quota": {"name": "q", "bytes": 1000, "used": 5000, "inv": True}}
     assert items({"quota": "q"}, objects=(quota,)) == (Limiter("quota", True),)

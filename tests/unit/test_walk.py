@@ -482,3 +482,28 @@ def test_what_is_sent_again_meets_the_mark_that_the_first_packet_left() -> None:
         assert outcome(found, "192.0.2.1") is Outcome.TIMEOUT
         (decided,) = (rule for rule in found.rules if rule.chain == hook and rule.outcome is Outcome.TIMEOUT)
         assert decided.rule == 2
+
+
+def test_a_connections_own_packets_use_up_a_burst() -> None:
+    """SYN and ACK; a limit that is filled again while the SYN-ACK is sent again lets the ACK in then."""
+    chains = ("*filter", ":INPUT DROP [0:0]", ":OUTPUT ACCEPT [0:0]")
+    by_source = "-m hashlimit --hashlimit-name x --hashlimit-mode srcip --hashlimit-burst"
+    for match, expected in (
+        ("-m limit --limit 1/hour --limit-burst 1", Outcome.TIMEOUT),
+        ("-m limit --limit 1/hour --limit-burst 2", Outcome.CONNECTED),
+        ("-m limit --limit 2/min --limit-burst 1", Outcome.CONNECTED),
+        ("-m limit --limit 3/day --limit-burst 2", Outcome.CONNECTED),
+        (f"{by_source} 1 --hashlimit-upto 2/h", Outcome.TIMEOUT),
+        (f"{by_source} 1 --hashlimit-upto 2/h --hashlimit-htable-expire 9000", Outcome.CONNECTED),
+        (f"{by_source} 2 --hashlimit-upto 2/h", Outcome.CONNECTED),
+    ):
+        found = answer(ruleset(*chains, f"-A INPUT -p tcp --dport 22 {match} -j ACCEPT"))
+        assert outcome(found, "192.0.2.1") is expected, match
+        assert all(rule.rate_limited for rule in found.rules if rule.outcome is Outcome.CONNECTED)
+    twice = (
+        f"-A INPUT -p tcp --syn {by_source} 2 --hashlimit-upto 1/h",
+        f"-A INPUT {by_source} 2 --hashlimit-upto 1/h",
+    )
+    assert outcome(answer(ruleset(*chains, twice[0], f"{twice[1]} -j ACCEPT")), "192.0.2.1") is Outcome.TIMEOUT
+    over = ("*filter", ":INPUT ACCEPT [0:0]", f"-A INPUT {by_source} 1 --hashlimit-above 1/hour -j DROP")
+    assert outcome(answer(ruleset(*over)), "192.0.2.1") is Outcome.TIMEOUT

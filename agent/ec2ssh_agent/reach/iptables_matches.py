@@ -10,8 +10,9 @@ Sources: iptables-extensions(8), net/netfilter/xt_*.c, net/ipv4/netfilter/ipt_*.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Optional
 
-from . import addresses, ipsets, values
+from . import addresses, ipsets, limits, values
 from .ruleset import (
     Bits,
     Element,
@@ -333,10 +334,36 @@ def _ecn(option: Option, context: Context) -> Built:
 
 
 def _hashlimit(given: Options, context: Context) -> Built:
-    for option in given:
-        if option.name in ("--hashlimit-upto", "--hashlimit-above"):
-            return (Limiter("hashlimit", (option.name == "--hashlimit-above") == option.negated),)
-    raise ValueError("hashlimit without --hashlimit-upto or --hashlimit-above")
+    names = {option.name: option for option in given}
+    limit = names.get("--hashlimit-upto") or names.get("--hashlimit-above")
+    if limit is None:
+        raise ValueError("hashlimit without --hashlimit-upto or --hashlimit-above")
+    plain = Limiter("hashlimit", (limit.name == "--hashlimit-above") == limit.negated)
+    if "--hashlimit-htable-expire" in names or "--hashlimit-rate-match" in names:
+        return (plain,)  # what was used of it is forgotten before it is filled again
+    name = names["--hashlimit-name"].value if "--hashlimit-name" in names else ""
+    named = plain._replace(name=f"hashlimit {name}", each_way="--hashlimit-mode" in names)
+    return _bounded(plain, named, limit.value, names.get("--hashlimit-burst"))
+
+
+def _limit(given: Options, context: Context) -> Built:
+    names = {option.name: option for option in given}
+    limit = Limiter("limit", True)
+    return _bounded(
+        limit, limit, names["--limit"].value if "--limit" in names else "3/hour", names.get("--limit-burst")
+    )
+
+
+def _bounded(plain: Limiter, named: Limiter, rate: str, given: Optional[Option]) -> Built:
+    """`plain` where one connection's packets do not use the limit up, else `named` with its burst."""
+    meant = limits.xt_rate(rate)
+    if meant is None:
+        return (plain,)
+    burst = values.number(given.value) if given and given.value.isdecimal() else limits.BURST
+    if limits.overflows(*meant, burst):
+        return (Unknown(f"a {plain.kind} so slow that the kernel's count of it overflows"),)
+    burst = limits.at_once(*meant, burst)
+    return (named._replace(burst=burst) if burst else plain,)
 
 
 def _connlimit(given: Options, context: Context) -> Built:
@@ -470,7 +497,7 @@ MATCHES: dict[str, Extension] = {
     "tos": Extension(options("!--tos=1"), _each(_tos)),
     "length": Extension(options("!--length=1"), _each(_length)),
     "ecn": Extension(options("!--ecn-tcp-cwr !--ecn-tcp-ece !--ecn-ip-ect=1"), _each(_ecn)),
-    "limit": Extension(options("--limit=1 --limit-burst=1"), _fixed(Limiter("limit", True))),
+    "limit": Extension(options("--limit=1 --limit-burst=1"), _limit),
     "hashlimit": Extension(
         options(
             "!--hashlimit-upto|--hashlimit=1 !--hashlimit-above=1 --hashlimit-burst=1 --hashlimit-mode=1 "

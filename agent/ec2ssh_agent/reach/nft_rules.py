@@ -11,6 +11,7 @@ from typing import Optional, Union
 
 from . import addresses, nft_keys
 from .nft_keys import DEPTH, IPV4, IPV6, NUMBER, PORT, Key, NotUnderstood, What, mapping, text_of
+from .nft_limits import limiter
 from .ruleset import (
     Bits,
     CopyMark,
@@ -47,7 +48,6 @@ _HARMLESS_CHANGES = frozenset(
 )
 _MATCHES = frozenset(("match", "limit", "quota", "ct count", "meter"))
 _VERDICTS = {"accept": Kind.ACCEPT, "drop": Kind.DROP, "return": Kind.RETURN, "continue": Kind.CONTINUE}
-_UNITS = {"bytes": 1, "kbytes": 1 << 10, "mbytes": 1 << 20, "gbytes": 1 << 30}
 _REJECTS = {
     "icmp": {
         0: "net-unreachable",
@@ -68,9 +68,6 @@ _REJECTS = {
     },
     "icmpx": {0: "no-route", 1: "port-unreachable", 2: "host-unreachable", 3: "admin-prohibited"},
 }
-
-#: What a canonical SYN measures at least and at most (IPv4 without, IPv6 with options), bytes.
-_SMALLEST, _LARGEST = 40, 80
 
 
 class Compiler:
@@ -448,28 +445,7 @@ class Compiler:
     # -- limits
 
     def _limiter(self, kind: str, body: object, out: list[Item]) -> None:
-        idle = self._idle(kind, body)
-        out.append(Limiter(kind, idle) if idle is not None else Unknown(f"a {kind} about as large as the packet"))
-
-    def _idle(self, kind: str, body: object) -> Optional[bool]:
-        """Whether the limit lets the first packet of an idle source go on with the rule."""
-        if isinstance(body, str):
-            if (kind, body) not in self._objects:
-                raise NotUnderstood(f"the {kind} {body[:40]!r}, which is not listed")
-            body = dict(self._objects[kind, body])
-        limits = mapping(body)
-        inverted = limits.get("inv") is True
-        if kind == "limit":
-            unit = limits.get("rate_unit")
-            if unit in (None, "packets"):
-                return not inverted
-            burst = _count(limits, "burst") * _unit(limits.get("burst_unit"))
-            return _fits(_count(limits, "rate") * _unit(unit) + burst, inverted)
-        if kind == "ct count":
-            return (_count(limits, "val") < 1) == inverted
-        size = _count(limits, "bytes") if "bytes" in limits else _count(limits, "val") * _unit(limits.get("val_unit"))
-        used = _count(limits, "used") * _unit(limits.get("used_unit")) if "used" in limits else 0
-        return _fits(size - used, inverted)
+        out.append(limiter(kind, body, self._objects, self._own))
 
     # -- actions
 
@@ -666,25 +642,3 @@ def _translated(kind: nft_keys.Type, data: object) -> Verdict:
         to, ports = (nft_keys.span(kind, parts[0]),), (nft_keys.span(PORT, parts[1]),)
         return Verdict(Kind.DNAT, to=to, ports=ports)
     return Verdict(Kind.DNAT, to=(nft_keys.span(kind, data),))
-
-
-def _count(limits: Mapping[str, object], name: str) -> int:
-    number = limits.get(name, 0)
-    if not isinstance(number, int):
-        raise NotUnderstood(f"a limit with {name} {text_of(number)}")
-    return number
-
-
-def _unit(name: object) -> int:
-    if name is None:
-        return 1
-    if not isinstance(name, str) or name not in _UNITS:
-        raise NotUnderstood(f"the unit {text_of(name)}")
-    return _UNITS[name]
-
-
-def _fits(left: int, inverted: bool) -> Optional[bool]:
-    """Whether a SYN fits in what is left, in bytes; None: it depends on its length."""
-    if left >= _LARGEST:
-        return not inverted
-    return inverted if left < _SMALLEST else None

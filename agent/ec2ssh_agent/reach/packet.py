@@ -69,6 +69,7 @@ class State(NamedTuple):
     # What this connection's packets put into sets, and whether the limit that the element carries lets them go on.
     learned: frozenset[tuple[str, "Key", Optional[bool]]] = frozenset()
     recent: tuple[tuple[str, bool, int], ...] = ()  # xt_recent: list, of the remote end, hits
+    spent: frozenset[tuple[object, int]] = frozenset()  # of limits: what this connection's packets have used of them
     turned: bool = False  # conntrack saw one of our packets first: to it, we are the client
 
 
@@ -569,8 +570,10 @@ class View:
 
     # Actions
 
-    def act(self, item: object) -> Union[list[Acted], Split]:
-        """What an action makes of the packet; the sources that no part names leave the rule."""
+    def act(self, item: object, place: tuple[int, ...]) -> Union[list[Acted], Split]:
+        """What an action, at that place of the ruleset, makes of the packet; the sources that no part names leave the
+        rule.
+        """
         state = self.state
         if isinstance(item, SetMark):
             return self._set_mark(item)
@@ -588,6 +591,8 @@ class View:
             return [(state if state.track else state._replace(track=UNTRACKED), None, True)]
         if isinstance(item, Learn):
             return self._learn(item)
+        if isinstance(item, Limiter):
+            return [self._spend(item, (item.name, item.each_way and self.packet.inward) if item.name else place)]
         assert isinstance(item, Recent)
         return self._recent(item)
 
@@ -641,6 +646,18 @@ class View:
             if passes is None:
                 goes_on = None
         return [(state._replace(learned=state.learned | {(item.name, key, goes_on)}), None, goes_on)]
+
+    def _spend(self, item: Limiter, limit: object) -> Acted:
+        """A limit's answer, and what is left of its burst."""
+        state = self.state
+        self.scene.limited = True
+        if self.scene.free:
+            return state, None, None
+        used = next((count for name, count in state.spent if name == limit), 0)
+        if used == item.burst:
+            return state, None, not item.idle
+        spent = state.spent - {(limit, used)} | {(limit, used + 1)}
+        return state._replace(spent=spent), None, item.idle
 
     def _recent(self, item: Recent) -> list[Acted]:
         """xt_recent.c, recent_mt: the entry's hits are those of this connection's own packets."""

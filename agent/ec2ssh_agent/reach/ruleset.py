@@ -141,10 +141,16 @@ class IfName(NamedTuple):
 
 
 class Limiter(NamedTuple):
-    """A rate or count limiter, answered for an idle source: `idle` is what it gives for the first SYN."""
+    """A rate or count limiter, answered for an idle source: `idle` is what it gives for the first SYN.
+
+    `burst` packets of a connection get that answer, the later ones the other; 0: all of them get the first one.
+    """
 
     kind: str  # limit, hashlimit, connlimit, "ct count", meter, quota
     idle: bool
+    burst: int = 0
+    name: str = ""  # of a limit that several rules share
+    each_way: bool = False  # replies have a limit of their own
 
 
 class Recent(NamedTuple):

@@ -51,6 +51,7 @@ from .ruleset import (
     Chain,
     CopyMark,
     Kind,
+    Limiter,
     MapMark,
     NoTrack,
     Ranges,
@@ -407,8 +408,8 @@ class Walk:
                 return self._verdict(frame, rule, group, item)
             if kind is VerdictMap:
                 return self._verdict_map(frame, rule, group, place)
-            if kind in ACTIONS:
-                acted = view.act(item)
+            if kind in ACTIONS or isinstance(item, Limiter) and item.burst:
+                acted = view.act(item, (id(frame.chain), rule.number, place))
                 if isinstance(acted, list) and len(acted) == 1 and acted[0] == (state, None, True):
                     continue
                 return self._act(frame, rule, group, place)
@@ -476,7 +477,7 @@ class Walk:
 
     def _act(self, frame: _Frame, rule: Rule, group: _Group, place: int) -> None:
         state = group.state
-        acted = self._view(state).act(rule.items[place])
+        acted = self._view(state).act(rule.items[place], (id(frame.chain), rule.number, place))
         if isinstance(acted, Split):
             return self._split(frame, rule, group, place, ports=acted.ports)
         rest = group.part or ()
