@@ -25,7 +25,7 @@ from ec2ssh_agent.facts import (
 from ec2ssh_agent.model import Health, Seen, Symptom, Unseen
 from ec2ssh_agent.reach import addresses, analyse, iptables, wrappers
 from ec2ssh_agent.reach.question import Link, Listening, Local, Question, Route
-from ec2ssh_agent.reach.ruleset import Backend, Chain, Family, Kind, Ruleset, Table
+from ec2ssh_agent.reach.ruleset import Backend, Chain, Family, Kind, Ranges, Ruleset, Table
 from ec2ssh_agent.steps import Ladder, Write, commands
 
 HOST = addresses.parse_address("10.0.5.20")[1]
@@ -98,7 +98,7 @@ class Story:
         return [line for step in self.ladder.rungs[number].steps for line in commands(step)]
 
 
-def diagnose_possible() -> addresses.Ranges:
+def diagnose_possible() -> Ranges:
     """Everybody who gets in without a rule."""
     asked = Question(
         22,
