@@ -227,6 +227,10 @@ class Maker:
             common += ["ip6 nexthdr tcp", "ip6 nexthdr != udp", "exthdr frag missing", "ip6 version 6"]
             common += ["meta nfproto ipv6", "meta protocol ip6"] if self.family == "inet" else []
         common += ["meta nfproto != ipv4", "meta protocol != ip6"] if self.family == "inet" else []
+        if hook in ("output", "postrouting"):
+            version = "" if self.side is Family.IPV4 else "v6"
+            codes = "port-unreachable", *(("host-unreachable",) if self.side is Family.IPV4 else ("no-route",))
+            common += [f"icmp{version} code {self._pick('', '!= ')}{code}" for code in codes]
         return self._pick(*common)
 
     def _flags(self, hook: str) -> str:

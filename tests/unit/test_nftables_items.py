@@ -295,6 +295,14 @@ def test_limits_for_an_idle_source(statement: Json, idle: bool) -> None:
     assert items(statement) == (Limiter(next(iter(statement)), idle),)
 
 
+def test_codes_of_icmp() -> None:
+    wanted = (Test(Selector(Field.L4PROTO), ((1, 1),)), Test(Selector(Field.ICMP_CODE), ((3, 3), (13, 13))))
+    code: Json = {"payload": {"protocol": "icmp", "field": "code"}}
+    assert items(match(code, {"set": ["port-unreachable", 13]})) == wanted
+    code = {"payload": {"protocol": "icmpv6", "field": "code"}}
+    assert items(match(code, "policy-fail"))[1] == Test(Selector(Field.ICMP_CODE), ((5, 5),))
+
+
 def test_a_limit_that_one_connection_can_use_up() -> None:
     hourly: Json = {"rate": 3, "burst": 2, "per": "hour"}
     assert items({"limit": hourly}) == (Limiter("limit", True, 2),)

@@ -102,6 +102,16 @@ _ICMPV6 = Type(
         " router-renumbering 138 ind-neighbor-solicit 141 ind-neighbor-advert 142 mld2-listener-report 143"
     ),
 )
+_ICMP_CODE = Type(
+    8,
+    _choices(
+        "net-unreachable 0 host-unreachable 1 prot-unreachable 2 port-unreachable 3 frag-needed 4 net-prohibited 9"
+        " host-prohibited 10 admin-prohibited 13"
+    ),
+)
+_ICMPV6_CODE = Type(
+    8, _choices("no-route 0 admin-prohibited 1 addr-unreachable 3 port-unreachable 4 policy-fail 5 reject-route 6")
+)
 _DSCP = Type(
     6,
     {
@@ -168,7 +178,9 @@ _PAYLOAD = {
     ("th", "sport"): _field(Field.SPORT, PORT),  # of whatever protocol
     ("th", "dport"): _field(Field.DPORT, PORT),
     ("icmp", "type"): _field(Field.ICMP_TYPE, _ICMP, _ICMP4),
+    ("icmp", "code"): _field(Field.ICMP_CODE, _ICMP_CODE, _ICMP4),
     ("icmpv6", "type"): _field(Field.ICMPV6_TYPE, _ICMPV6, _ICMP6),
+    ("icmpv6", "code"): _field(Field.ICMP_CODE, _ICMPV6_CODE, _ICMP6),
 }
 #: Headers of a protocol that neither a SYN nor a neighbour solicitation has; with fields that nobody needs to know.
 _OTHER_PROTOCOLS = {"udp": 17, "udplite": 136, "sctp": 132, "dccp": 33, "ah": 51, "esp": 50, "comp": 108, "igmp": 2}
@@ -231,8 +243,6 @@ def payload(body: dict[str, object]) -> Key:
     if protocol in _OTHER_PROTOCOLS:
         return absent(_protocol(_OTHER_PROTOCOLS[protocol]))
     what = f"{protocol} {name}"[:60]
-    if (protocol, name) == ("icmp", "code"):
-        return unknown(what, _ICMP4)
     return unknown(what, _HEADERS.get(protocol, ()))
 
 
