@@ -6,6 +6,7 @@ Every command imports what it needs when it runs: `status` must answer in a blin
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -75,20 +76,39 @@ def _reach(made: argparse.ArgumentParser) -> None:
 
 def main(argv: Optional[list[str]] = None) -> int:
     """Exit status: contracts.md, "Commands"; 64 and 78 for usage and configuration."""
+    _streams()
     arguments = parser().parse_args(argv)
     try:
-        return int(_COMMANDS[arguments.command](arguments))
+        status = int(_COMMANDS[arguments.command](arguments))
+        sys.stdout.flush()
+        return status
     except AgentError as error:
         from .status import printable
 
         print(f"ec2ssh-agent: {printable(error)}", file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:
-        # Whoever reads (head, less) has seen enough; without this the interpreter complains when it flushes at exit.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+            raise
+        # Commands turn their own into AgentError: it is standard output that fails. A reader (head, less) has seen
+        # enough; what a full disk loses is said. The interpreter is not to fail once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):
+            return 1
+        print(f"ec2ssh-agent: standard output: {error.strerror}", file=sys.stderr)
+        return 74  # EX_IOERR
     except KeyboardInterrupt:
         return 130
+
+
+def _streams() -> None:
+    """What the terminal's character set lacks is printed as an escape; where a stream is closed, nowhere."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _host(arguments: argparse.Namespace) -> Host:

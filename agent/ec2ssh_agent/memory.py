@@ -93,7 +93,8 @@ class Memory(NamedTuple):
 
 def load(host: Host, identity: str) -> Memory:
     """The memory of this instance; a fresh one, with a note why, where there is none that can be trusted."""
-    boot_id = host.read(_BOOT_ID).decode("ascii", "replace").strip()
+    # An attached volume has booted nowhere.
+    boot_id = "" if host.root else host.read(_BOOT_ID).decode("ascii", "replace").strip()
     fresh = Memory(identity, boot_id, booted=host.now() - host.monotonic())
     try:
         if not host.exists(PATH):

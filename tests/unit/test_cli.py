@@ -1,0 +1,68 @@
+"""What a user or a terminal can do to the commands: one line at most, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = '*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp -m comment --comment "café →" -j DROP\nCOMMIT\n'
+
+
+def ran(tmp_path: Path, shell: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`$A` is the command, on an attached volume that is empty."""
+    command = f"{sys.executable} -m ec2ssh_agent --root {tmp_path}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "agent"), "A": command, **variables}
+    argv = ["sh", "-c", shell]
+    return subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "complaint"),
+    [
+        ("$A config show > /dev/full", 74, "ec2ssh-agent: standard output: No space left on device\n"),
+        ("$A history > /dev/full", 74, "ec2ssh-agent: standard output: No space left on device\n"),
+        ("$A history >&-", 0, ""),
+        ("$A check >&-", 2, ""),
+        ("$A history --nonsense 2>&-", 64, ""),
+        ("$A undo", 64, "ec2ssh-agent: nothing to undo\n"),
+        ("$A status", 3, None),
+    ],
+)
+def test_an_output_that_fails_is_said_in_one_line(
+    tmp_path: Path, shell: str, code: int, complaint: Optional[str]
+) -> None:
+    done = ran(tmp_path, shell)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 1
+    assert complaint is None or done.stderr == complaint
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    argv = [sys.executable, "-m", "ec2ssh_agent", "--root", str(tmp_path), "history"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "agent")}
+    done = subprocess.run(argv, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_what_the_terminal_cannot_show_is_an_escape(tmp_path: Path) -> None:
+    (tmp_path / "rules").write_text(RULES)
+    done = ran(tmp_path, f"$A reach --iptables-save {tmp_path}/rules", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and r'"caf\xe9 \u2192"' in done.stdout, done.stderr
+
+
+def test_an_attached_volume_is_looked_at_as_far_as_it_goes(tmp_path: Path) -> None:
+    for directory in ("etc/ssh", "var", "usr/sbin"):
+        (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "usr/sbin/sshd").write_bytes(b"\x7fELF")
+    (tmp_path / "usr/sbin/sshd").chmod(0o755)
+    done = ran(tmp_path, "$A check")
+    assert done.returncode == 3 and "an attached volume has no sockets" in done.stdout, done.stderr
