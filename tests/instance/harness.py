@@ -142,6 +142,15 @@ echo '# iptables-nft'; iptables-nft-save; echo '# ip6tables-nft'; ip6tables-nft-
 echo '# ipset'; ipset save
 """
 
+_NFT_TABLE = re.compile(r"^(table [^\n]*\{\n)(.*?)^\}$", re.M | re.S)
+
+
+def _by_name(table: re.Match[str]) -> str:
+    """The chains and sets of a table in an order of their own: the kernel's is that in which they were made."""
+    parts = sorted(part.strip("\n") for part in table.group(2).split("\n\n"))
+    return table.group(1) + "\n\n".join(parts) + "\n}"
+
+
 _UNITS = r"""
 systemctl list-unit-files --no-legend --plain --no-pager
 systemctl show --no-pager -p Id -p LoadState -p ActiveState -p SubState -p MainPID -p NRestarts \
@@ -304,7 +313,8 @@ class Instance:
 
     def snapshot(self) -> Snapshot:
         """Every ruleset without counters, every file below /etc, the state of units."""
-        rules = {"ruleset": re.sub(r"\[\d+:\d+\]|^# (Generated|Completed).*", "", self.run(_RULES).out, flags=re.M)}
+        listed = re.sub(r"\[\d+:\d+\]|^# (Generated|Completed).*", "", self.run(_RULES).out, flags=re.M)
+        rules = {"ruleset": _NFT_TABLE.sub(_by_name, listed)}
         units: dict[str, str] = {}
         for number, line in enumerate(self.run(_UNITS).out.splitlines()):
             name, _, state = line.partition(" ") if "=" not in line else (f"{number:04}", "", line)
