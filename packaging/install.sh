@@ -69,7 +69,7 @@ install_rpm() {
 # No package manager that is known: a virtual environment for what the system's Python lacks, and the same files.
 install_tree() {
     venv=/opt/ec2ssh-agent
-    /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' || die 69 "Python 3.9 or later is needed"
+    /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null || die 69 "Python 3.9 or later is needed"
     [ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv --system-site-packages --without-pip "$venv"
     missing=""
     for module in psutil requests jeepney; do

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from harness import SERVER4, SERVER6
@@ -192,3 +193,23 @@ FIREWALLD = (
 )
 
 RULES = (*xtables(""), *xtables("-legacy"), *OTHER_RULES, *UFW)
+
+
+def at_2222(fault: Fault) -> Fault:
+    """The same for an sshd that listens there: 22, and the ports beside it, become 2222 and those beside that."""
+    breaks, heal = (re.sub(r"\b2([1-5])\b", r"222\1", text) for text in (fault.breaks, fault.heal))
+    return fault._replace(breaks=breaks, heal=heal)
+
+
+def by_ipv6(fault: Fault) -> Fault:
+    """The same for a client that comes by IPv6."""
+    words = (
+        (r"\biptables", "ip6tables"),
+        (r"(ip6tables\S*) -A INPUT -i lo -j ACCEPT", r"\1 -A INPUT -i lo -j ACCEPT; \1 -A INPUT -p icmpv6 -j ACCEPT"),
+        ("icmp-host-prohibited", "icmp6-adm-prohibited"),
+        (r"\bip mine", "ip6 mine"),
+    )
+    breaks, heal = fault.breaks, fault.heal
+    for pattern, word in words:
+        breaks, heal = re.sub(pattern, word, breaks), re.sub(pattern, word, heal)
+    return fault._replace(breaks=breaks, heal=heal, to=SERVER6)

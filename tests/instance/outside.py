@@ -108,23 +108,29 @@ _CONNECT = {
 
 
 class Client:
-    """Somebody outside. `source` is one of CLIENTS4 or CLIENTS6, `to` SERVER4 or SERVER6."""
+    """Somebody outside. `source` is one of CLIENTS4 or CLIENTS6, `to` SERVER4 or SERVER6, `port` 0: this client's."""
 
-    def __init__(self, network: Network, key: Path) -> None:
-        self.network, self.key = network, key
+    def __init__(self, network: Network, key: Path, port: int = 22) -> None:
+        self.network, self.key, self.port = network, key, port
 
     def ssh(
-        self, command: str = "true", *, to: str = SERVER4, source: str = "", port: int = 22, timeout: float = 15.0
+        self, command: str = "true", *, to: str = SERVER4, source: str = "", port: int = 0, timeout: float = 15.0
     ) -> Login:
         """A real login as root by key."""
         argv: list[object] = ["nsenter", f"--net=/run/netns/{self.network.client}", "ssh", *SSH_OPTIONS, "-i", self.key]
-        argv += ["-o", f"ConnectTimeout={max(1, round(timeout))}", "-p", port, *(["-b", source] if source else [])]
+        argv += [
+            "-o",
+            f"ConnectTimeout={max(1, round(timeout))}",
+            "-p",
+            port or self.port,
+            *(["-b", source] if source else []),
+        ]
         started = time.monotonic()
         done = execute([*argv, f"root@{to}", command], check=False, deadline=timeout + 30)
         return Login(done.code == 0, done.err.strip(), time.monotonic() - started)
 
     def symptom(
-        self, *, to: str = SERVER4, source: str = "", port: int = 22, timeout: float = 4.0, banner: float = 9.0
+        self, *, to: str = SERVER4, source: str = "", port: int = 0, timeout: float = 4.0, banner: float = 9.0
     ) -> str:
         """What one new connection lives through until sshd's banner.
 
@@ -139,7 +145,7 @@ class Client:
                 tried.bind((source, 0))
             tried.settimeout(timeout)
             try:
-                tried.connect((to, port))
+                tried.connect((to, port or self.port))
             except socket.timeout:
                 return "timeout"
             except OSError as error:
@@ -172,7 +178,7 @@ class Client:
         except AssertionError as error:
             raise AssertionError(f"{error}; the last were {seen[-5:]}") from None
 
-    def wait_ssh(self, seconds: float = 60.0, *, to: str = SERVER4, source: str = "", port: int = 22) -> float:
+    def wait_ssh(self, seconds: float = 60.0, *, to: str = SERVER4, source: str = "", port: int = 0) -> float:
         """Waits until sshd's banner comes: a new connection every 20 ms. Gives the seconds it took."""
         return wait_for(
             f"sshd's banner from {to} for {source or 'the client'}",
@@ -188,7 +194,7 @@ class Client:
             # A client that met a DROP sends its SYN again only after a second: a new connection tells sooner.
             tried.settimeout(0.1)
             try:
-                tried.connect((to, port))
+                tried.connect((to, port or self.port))
                 tried.settimeout(2.0)
                 if not tried.recv(255).startswith(b"SSH-"):
                     return False

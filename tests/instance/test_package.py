@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from daemon import status
+from ec2ssh_agent import __version__
 from harness import ROOT, Instance, boot, execute, wait_for
 
 
@@ -44,7 +46,7 @@ def daemon_looked(made: Instance) -> None:
     wait_for("a status that says ok", lambda: made.agent("status").code == 0, 60)
 
 
-def test_installed_from_a_clone_twice_and_purged_without_a_trace() -> None:
+def test_installed_from_a_clone_twice_upgraded_removed_and_purged_without_a_trace() -> None:
     with boot(agent=False, prepare=clone) as made:
         before = files(made)
         passwd = made.read("/etc/passwd")
@@ -57,11 +59,14 @@ def test_installed_from_a_clone_twice_and_purged_without_a_trace() -> None:
         assert made.run("systemctl is-enabled ec2ssh-agent.service").out.strip() == "enabled"
         assert made.run("systemctl show -P NRestarts ec2ssh-agent.service").out.strip() == "0"
         assert made.client.ssh().ok
+        _install(made, "99.0.0")
         made.run("systemctl start ec2ssh-agent-report.service")
         compiled = made.run("find /usr/lib/python3/dist-packages/ec2ssh_agent -name '*.pyc' | wc -l").out
         assert int(compiled) > 10
 
+        configuration = made.read("/etc/ec2ssh-agent/agent.conf")
         made.run("DEBIAN_FRONTEND=noninteractive apt-get -qq -y remove ec2ssh-agent", deadline=300)
+        assert made.read("/etc/ec2ssh-agent/agent.conf") == configuration
         assert made.run("systemctl is-active ec2ssh-agent.service", check=False).out.strip() == "inactive"
         assert made.client.ssh().ok
         made.run("DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge ec2ssh-agent", deadline=300)
@@ -73,23 +78,61 @@ def test_installed_from_a_clone_twice_and_purged_without_a_trace() -> None:
         ).out
 
 
-def test_an_upgrade_keeps_state_and_local_configuration() -> None:
-    with boot(prepare=clone) as made:
-        daemon_looked(made)
-        made.write("/etc/ec2ssh-agent/agent.conf.d/local.conf", "[repair]\nsettle = 5s\n")
+def _install(made: Instance, version: str) -> None:
+    """The tree of the clone, called `version`, over what is installed; waits for the daemon's first pass."""
+    pid = made.run("systemctl show -P MainPID ec2ssh-agent.service").out
+    made.run(f"""sed -i 's/^__version__ = .*/__version__ = "{version}"/' /root/clone/agent/ec2ssh_agent/__init__.py""")
+    made.run("/root/clone/packaging/install.sh", deadline=300)
+    assert made.agent("--version").out.strip() == f"ec2ssh-agent {version}"
+    assert made.run("systemctl show -P MainPID ec2ssh-agent.service").out != pid, "the old code still runs"
+    wait_for("the daemon's first pass", lambda: status(made)["agent"]["version"] == version, 60)
+
+
+def _remembered(made: Instance) -> tuple[str, list[tuple[str, str, str]], list[str]]:
+    """Open records, what was repaired, the circuit that holds a repair back (but for how long yet)."""
+    document = status(made)
+    repairs = [(repair["id"], repair["finding"], repair["outcome"]) for repair in document["repairs"]]
+    return made.agent("undo", "--list").out, repairs, sorted(document["circuit"])
+
+
+def test_upgrade_and_downgrade_keep_state_and_local_configuration() -> None:
+    drop = "iptables -F INPUT; ip6tables -P INPUT DROP; iptables -A INPUT -p tcp --dport 22 -j DROP"
+    with boot(prepare=clone, config="[repair]\nsettle = 0s\nmax_attempts = 1\n") as made:
         made.write("/etc/ec2ssh-agent/agent.conf", "# mine\n[watch]\ninterval = 20m\n")
-        made.write("/var/lib/ec2ssh-agent/kept", "yes\n")
-        made.agent("pause", "8h", check=True)
-        pid = made.run("systemctl show -P MainPID ec2ssh-agent.service").out
-        made.run(r"""sed -i 's/^__version__ = .*/__version__ = "99.0.0"/' /root/clone/agent/ec2ssh_agent/__init__.py""")
-        made.run("/root/clone/packaging/install.sh", deadline=300)
-        assert made.agent("--version").out.strip() == "ec2ssh-agent 99.0.0"
-        assert made.run("systemctl show -P MainPID ec2ssh-agent.service").out != pid, "the old code still runs"
-        assert made.read("/var/lib/ec2ssh-agent/kept") == "yes\n"
+        made.run("systemctl reload ec2ssh-agent.service")
+        daemon_looked(made)
+        made.run(drop)
+        made.client.wait_ssh(60)
+        made.run(drop)
+        wait_for("the open circuit", lambda: bool(status(made)["circuit"]), 60)
+        before = _remembered(made)
+        assert "firewall-drop" in before[0], before
+        for version in ("99.0.0", __version__):
+            _install(made, version)
+            assert _remembered(made) == before, version
+        assert made.client.symptom() == "timeout", "the circuit did not hold"
         assert made.read("/etc/ec2ssh-agent/agent.conf").startswith("# mine\n")
         shown = made.agent("config", "show", check=True).out
-        assert "settle = 5s" in shown and "interval = 20m" in shown
+        assert "max_attempts = 1" in shown and "interval = 20m" in shown
+        made.agent("pause", "8h", check=True)
+        _install(made, "99.0.0")
         assert "pause" in made.agent("check").out.lower()
+
+
+def test_purge_with_undo_puts_back_what_was_changed() -> None:
+    with boot(config="[repair]\nbaseline_after = 1h\n") as made:
+        daemon_looked(made)
+        # By IPv4 alone somebody gets in again, which without a baseline is enough.
+        made.run("iptables -P INPUT DROP; ip6tables -P INPUT DROP; echo 'ALL: ALL' > /etc/hosts.deny")
+        broken = made.run("iptables -S; ip6tables -S").out
+        made.client.wait_ssh(60)
+        wait_for("both repairs", lambda: made.client.ssh().ok, 60)
+        assert made.run("iptables -S; ip6tables -S").out != broken
+        made.run("DEBIAN_FRONTEND=noninteractive ec2ssh-agent purge --undo")
+        assert made.run("iptables -S; ip6tables -S").out == broken
+        assert made.run("cat /etc/hosts.allow", check=False).out.count("ec2ssh") == 0
+        made.run("DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge ec2ssh-agent", deadline=300)
+        assert made.client.symptom() == "timeout", "SSH is as it was before the agent"
 
 
 def test_without_systemd_it_says_so_and_checks_all_the_same(tmp_path: Path) -> None:
