@@ -41,17 +41,16 @@ def _evidence(document: Mapping[str, Any], symptoms: tuple[str, ...], prefixes: 
     )
 
 
-def _sources(document: Mapping[str, Any], outcome: str) -> tuple[str, ...]:
-    """For each answer, for which sources a firewall's rule decides `outcome`, even where that is as intended.
-
-    Not those that no rule decides on: addresses that cannot be a client's (table null), and TCP wrappers' refusals.
+def _sources(document: Mapping[str, Any], outcome: str, *, wrappers: bool = False) -> tuple[str, ...]:
+    """For each answer, for which sources a rule of the firewall's (or TCP wrappers') decides `outcome`, even where that
+    is as intended. Not those that no rule decides on: addresses that cannot be a client's (table null).
     """
     texts = []
     for answer in document["reach"]["answers"]:
         rules = [
             rule
             for rule in answer.get("rules", ())
-            if rule["outcome"] == outcome and rule["table"] and rule["backend"] != "tcp-wrappers"
+            if rule["outcome"] == outcome and rule["table"] and (rule["backend"] == "tcp-wrappers") is wrappers
         ]
         sources = [source for rule in rules for source in rule["sources"]]
         if sources:
@@ -83,7 +82,7 @@ def causes(error: str, document: Mapping[str, Any]) -> tuple[Cause, ...]:
                 "TCP wrappers",
                 "Do hosts.allow and hosts.deny refuse?",
                 document,
-                _evidence(document, ("closed",), ("wrappers",)),
+                _evidence(document, ("closed",), ("wrappers",)) or _sources(document, "closed", wrappers=True),
             ),
         )
     sshd = _evidence(document, ("refused",), ("sshd", "host-key", "privsep"))

@@ -32,3 +32,10 @@ def test_a_rule_that_drops_is_named_even_where_it_is_meant() -> None:
 
 def test_wrappers_are_not_the_firewall() -> None:
     assert _answer(_document(_rule("ALL: ALL", "hosts.deny", "tcp-wrappers"))).answer == "no"
+
+
+def test_wrappers_that_refuse_some_are_named_even_where_it_is_meant() -> None:
+    refused = {**_rule("ALL: ALL", "hosts.deny", "tcp-wrappers"), "outcome": "closed"}
+    cause = next(cause for cause in explain.causes("timeout", _document(refused)) if cause.code == "TCP wrappers")
+    assert cause.answer == "yes"
+    assert cause.evidence == ("on eth0 (ipv4) 203.0.113.0/24 because of ALL: ALL",)

@@ -42,7 +42,7 @@ AUTO = Config()
     [
         ("docker0", "bridge"), ("br-1f2e3d4c5b6a", "bridge"), ("cni0", "bridge"), ("cali123", "veth"),
         ("virbr0", "bridge"), ("lxcbr0", "bridge"), ("veth12", "veth"), ("eth1", "veth"), ("dummy0", "dummy"),
-        ("flannel.1", "vxlan"),
+        ("flannel.1", "vxlan"), ("vxlan.calico", "vxlan"), ("tunl0", "ipip"), ("incusbr0", "bridge"),
     ],
 )  # fmt: skip
 def test_inner_interfaces_are_left_out_unless_the_default_route_leaves_by_them(name: str, kind: str) -> None:
@@ -80,6 +80,14 @@ def test_ports_of_bridges_fallback_tunnels_and_link_local_are_nothing_to_ask() -
     assert question.external(net, AUTO) == ((), ())
     alone = question.external(network(interface("eth0", link_local)), AUTO)
     assert alone.names == () and len(alone.unseen) == 2
+
+
+def test_a_port_of_a_vrf_is_a_way_in_that_nobody_can_judge() -> None:
+    vrf = Interface("mgmt", 9, True, True, "vrf")
+    net = network(interface("eth0", OWN, master=9), vrf)
+    assert question.external(net, AUTO).names == ("eth0",)
+    asked = question.ask(facts(Seen(net), Sshd(), Seen(())), AUTO)
+    assert asked.links[0].bypass == ("vrf",)
 
 
 def test_tentative_addresses_are_not_asked_about() -> None:

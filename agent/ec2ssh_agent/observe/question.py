@@ -16,7 +16,10 @@ from ..plain import NamedTuple
 from ..reach.question import Link, Listening, Local, Question, Route
 from ..reach.ruleset import Family
 
-_INSIDE = ("docker*", "br-*", "cni*", "cali*", "cilium*", "flannel*", "podman*", "virbr*", "lxc*", "lxdbr*", "veth*")
+_INSIDE = (
+    *("docker*", "br-*", "cni*", "cali*", "cilium*", "flannel*", "podman*", "virbr*", "lxc*", "lxdbr*", "veth*"),
+    *("incusbr*", "nerdctl*", "kube-*", "vxlan.calico", "tunl*", "weave*"),
+)
 _INSIDE_KINDS = frozenset({"veth", "dummy", "ifb", "nlmon", "vrf", "vcan"})
 #: Tunnel devices that a kernel module makes by itself, down and without an address.
 _FALLBACK = frozenset({"ipip", "sit", "gre", "gretap", "erspan", "ip6tnl", "ip6gre", "vti", "vti6"})
@@ -38,7 +41,7 @@ def external(network: Network, config: Config) -> External:
         if name not in by_name:
             unseen += [(name, family, "no such interface") for family in Family]
     for interface in network.interfaces:
-        if not _wanted(interface, network.routes, config):
+        if not _wanted(interface, network.interfaces, network.routes, config=config):
             continue
         reasons = {family: _hidden(interface, family) for family in Family}
         if not all(reasons.values()):
@@ -47,16 +50,28 @@ def external(network: Network, config: Config) -> External:
     return External(tuple(names), tuple(unseen))
 
 
-def _wanted(interface: Interface, routes: tuple[Route, ...], config: Config) -> bool:
+def _wanted(
+    interface: Interface, interfaces: tuple[Interface, ...], routes: tuple[Route, ...], *, config: Config
+) -> bool:
     if interface.loopback:
         return False
     if config.expect_interfaces:
         return interface.name in config.expect_interfaces
     if _has_default(interface.name, routes):
         return True
-    if interface.master or interface.kind in _INSIDE_KINDS or (interface.kind in _FALLBACK and not interface.addresses):
+    # A port of a VRF has addresses of its own; one of a bridge or bond has none that count.
+    if (
+        interface.master
+        and not _in_vrf(interface, interfaces)
+        or interface.kind in _INSIDE_KINDS
+        or (interface.kind in _FALLBACK and not interface.addresses)
+    ):
         return False
     return not any(fnmatch.fnmatchcase(interface.name, pattern) for pattern in _INSIDE)
+
+
+def _in_vrf(interface: Interface, interfaces: tuple[Interface, ...]) -> bool:
+    return any(one.index == interface.master and one.kind == "vrf" for one in interfaces)
 
 
 def _has_default(name: str, routes: tuple[Route, ...]) -> bool:
@@ -98,14 +113,20 @@ def ask(facts: Facts, config: Config) -> Question:
     network = facts.network.value
     outside = external(network, config)
     bypass = facts.bypass.value if isinstance(facts.bypass, Seen) else ()
-    links = tuple(_link(item, bypass) for item in network.interfaces if item.name in outside.names)
+    links = tuple(
+        _link(item, bypass, _in_vrf(item, network.interfaces))
+        for item in network.interfaces
+        if item.name in outside.names
+    )
     local = tuple(Local(a.family, a.address, a.prefix) for item in network.interfaces for a in item.addresses)
     return Question(port, links, listening, network.routes, network.rules, local, outside.unseen, network.tcp_options)
 
 
-def _link(interface: Interface, bypass: tuple[tuple[str, str], ...]) -> Link:
+def _link(interface: Interface, bypass: tuple[tuple[str, str], ...], in_vrf: bool) -> Link:
     usable = tuple(
         Local(a.family, a.address, a.prefix) for a in interface.addresses if a.scope == "global" and not a.tentative
     )
     what = tuple(what for name, what in bypass if name in ("", interface.name))
+    # Sockets, routes and the names of interfaces have a meaning of their own there, which the analysis does not know.
+    what += ("vrf",) if in_vrf else ()
     return Link(interface.name, interface.index, usable, interface.rp_filter, what)
