@@ -83,6 +83,7 @@ class Stat(NamedTuple):
     mtime_ns: int
     links: int
     inode: int
+    device: int = 0  # of a device node: its own number
 
     @property
     def regular(self) -> bool:
@@ -166,7 +167,8 @@ class Host:
                 got = os.stat(self.path(path), follow_symlinks=follow)
         except NotFound:
             return None
-        return Stat(got.st_mode, got.st_uid, got.st_gid, got.st_size, got.st_mtime_ns, got.st_nlink, got.st_ino)
+        times_and_links = (got.st_mtime_ns, got.st_nlink, got.st_ino, got.st_rdev)
+        return Stat(got.st_mode, got.st_uid, got.st_gid, got.st_size, *times_and_links)
 
     def exists(self, path: str) -> bool:
         return self.stat(path) is not None

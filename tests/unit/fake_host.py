@@ -36,6 +36,7 @@ class Node:
         self.inode, self.mode, self.content, self.uid, self.gid = inode, mode, content, uid, gid
         self.immutable = False
         self.mtime_ns = 0
+        self.device = 0
 
     @property
     def directory(self) -> bool:
@@ -172,7 +173,7 @@ class FakeHost(Host):
             node = self._node(path, follow=follow)
         except NotFound:
             return None
-        return Stat(node.mode, node.uid, node.gid, len(node.content), node.mtime_ns, 1, node.inode)
+        return Stat(node.mode, node.uid, node.gid, len(node.content), node.mtime_ns, 1, node.inode, node.device)
 
     def listdir(self, path: str) -> tuple[str, ...]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from typing import Any
@@ -80,23 +81,55 @@ def test_damaged_memory_of_what_was_shown_is_forgotten() -> None:
         assert console.show(host, Config(), document(), document("ok"))
 
 
+def test_what_was_held_back_is_shown_when_there_is_room_again() -> None:
+    host = host_with_systemd()
+    for _ in range(2):
+        assert console.show(host, Config(), document(), document("ok"))
+        assert console.show(host, Config(), document("ok"), document())
+    sick = document(repairs=[])
+    assert not console.show(host, Config(), sick, document("ok"))
+    assert not console.show(host, Config(), sick, sick)
+    host.epoch += 601
+    # Nothing has changed since the last look, but what stands on the console is not true.
+    assert console.show(host, Config(), sick, sick)
+    assert b"UNREACHABLE" in host.read("/run/ec2ssh-agent/console.txt")
+    assert not console.show(host, Config(), sick, sick)
+
+
 def test_where_the_console_goes() -> None:
-    host = FakeHost({"/sys/class/tty/console/active": b"tty0 ttyS0\n", "/sys/class/tty/tty0/active": b"tty2\n"})
-    assert console.terminal(host) == "ttyS0"
+    host = FakeHost(
+        {
+            "/sys/class/tty/console/active": b"tty0 ttyS0\n", "/sys/class/tty/tty0/active": b"tty2\n",
+            "/sys/class/tty/ttyS0/dev": b"4:64\n", "/sys/class/tty/tty2/dev": b"4:2\n",
+        }
+    )  # fmt: skip
+    host.put("/dev/console").device = os.makedev(5, 1)
+    assert console.terminal(host) == ("ttyS0", os.makedev(4, 64))
     host.put("/sys/class/tty/console/active", b"ttyS0 tty0\n")
-    assert console.terminal(host) == "tty2"
+    assert console.terminal(host) == ("tty2", os.makedev(4, 2))
+    host.put("/sys/class/tty/console/active", b"\n")
+    assert console.terminal(host) == ("", 0)
+    host.put("/dev/console").device = os.makedev(136, 300)
+    assert console.terminal(host) == ("", os.makedev(136, 300))
 
 
-def test_whether_somebody_is_logged_in_there() -> None:
+def test_a_session_of_logind_is_somebody() -> None:
     host = FakeHost({"/run/systemd/sessions/1": b"UID=0\nUSER=root\nTTY=ttyS0\n", "/run/systemd/sessions/1.ref": b""})
-    assert console.logged_in(host, "ttyS0")
-    assert not console.logged_in(host, "tty1")
-    entry = struct.Struct("=hxxi32s4s32s256shhiii4i20x")
-    kinds = {6: b"tty3", 7: b"tty4"}  # LOGIN_PROCESS (a getty waits), USER_PROCESS
-    content = b"".join(
-        entry.pack(kind, 1, line, b"", b"root", b"", 0, 0, 0, 0, 0, 0, 0, 0, 0) for kind, line in kinds.items()
-    )
-    assert len(content) == 768
-    host.put("/run/utmp", content)
-    assert console.logged_in(host, "tty4")
-    assert not console.logged_in(host, "tty3") and not console.logged_in(host, "tty")
+    assert console.in_use(host, "ttyS0", os.makedev(4, 64))
+    assert not console.in_use(host, "tty1", os.makedev(4, 1))
+    assert not console.in_use(host, "", 0)
+
+
+def test_a_program_that_has_the_terminal_is_somebody_and_a_getty_is_not() -> None:
+    device = os.makedev(136, 300)
+    for name, there in (("agetty", False), ("bash", True), ("login", True), ("a) S 1 2 3 99 (", True)):
+        number = struct.unpack("i", struct.pack("I", device))[0]
+        host = FakeHost(
+            {
+                "/proc/1/stat": b"1 (systemd) S 0 1 1 0 -1 4194560 1 2 3",
+                "/proc/77/stat": f"77 ({name}) S 1 77 77 {number} 77 4194304 1 2 3".encode(),
+                "/proc/self/stat": b"",
+            }
+        )
+        assert console.in_use(host, "", device) is there, name
+        assert not console.in_use(host, "", os.makedev(136, 301)) and not console.in_use(host, "", 0)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import re
 import resource
 import socket
 import ssl
@@ -137,6 +138,30 @@ def test_retry_after() -> None:
         assert delivery.retry_after({"Retry-After": value}, now) >= 0
 
 
+@pytest.mark.parametrize("status", ["400 Bad Request", "500 No"])
+def test_an_endpoint_that_sends_back_what_it_got_tells_no_secret(tmp_path: Path, status: str) -> None:
+    def behaviour(got: Got, connection: socket.socket) -> None:
+        said = f"got {got.headers.get('authorization')} {got.path}".encode()
+        reply(status, body=said)(got, connection)
+
+    with serving(behaviour) as server:
+        there = url(server, path="/in?key=s3cr3t")
+        token = file(tmp_path, "token", "t0k3n-of-mine\n")
+        first = send(Config(report_url=there, report_token_file=token))
+        second = send(Config(report_url=there.replace("//", "//user:pass%40word@")))
+    for answer in (first, second):
+        assert answer.text.startswith(f"{status}: got ") and "(hidden)" in answer.text
+        assert not re.search("t0k3n|s3cr3t|pass|dXNlcjpwYXNzQHdvcmQ", answer.text)
+
+
+def test_an_address_that_cannot_be_used_tells_no_secret() -> None:
+    for there in ("https://user:passw0rd@exa mple/?key=s3cr3t", "https://user:passw0rd@127.0.0.1:1/?key=s3cr3t",
+                  "https://user:passw0rd@a:99999/?key=s3cr3t", "https://user:passw0rd@/?key=s3cr3t"):  # fmt: skip
+        answer = send(Config(report_url=there))
+        assert answer.outcome is Outcome.RETRY and answer.text
+        assert "passw0rd" not in answer.text and "s3cr3t" not in answer.text, answer.text
+
+
 def test_a_redirect_on_the_same_host_is_followed_and_no_other() -> None:
     def behaviour(got: Got, connection: socket.socket) -> None:
         target = {"/in": "/there", "/away": "http://localhost:1/there", "/loop": "/loop"}.get(got.path)
@@ -197,8 +222,11 @@ def in_bounds(seconds: float, mebibytes: int) -> Iterator[None]:
         (forever(b"\x16\x03\x01 garbage", b"\0" * 65536), Outcome.RETRY),
         (reply("999 \x1b]0;title\x07"), Outcome.RETRY),
         (lambda got, connection: None, Outcome.RETRY),
+        (forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), Outcome.RETRY),
+        (forever(b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"f" * 65536), Outcome.RETRY),
     ],
-    ids=["endless body", "endless error", "endless header line", "endless headers", "garbage", "odd status", "closes"],
+    ids=["endless body", "endless error", "endless header line", "endless headers", "garbage", "odd status", "closes",
+         "endless 100 Continue", "endless chunk size"],
 )  # fmt: skip
 def test_a_hostile_endpoint(behaviour: Behaviour, outcome: Outcome) -> None:
     with serving(behaviour) as server, in_bounds(15, 64):

@@ -19,7 +19,7 @@ import pytest
 
 import ec2ssh_agent
 from ec2ssh_agent.config import Config
-from ec2ssh_agent.host import Host
+from ec2ssh_agent.host import Failed, Host
 from ec2ssh_agent.report import identity, spool
 from ec2ssh_agent.report.reporter import Reporter, heartbeat_status
 from endpoint import Got, Server, reply, serving, url
@@ -179,6 +179,149 @@ def test_what_is_refused_for_good_is_parked_and_the_next_goes_on(tmp_path: Path)
         assert spool.summary(host, config)["parked"] == 0
 
 
+def test_a_heartbeat_that_fails_is_not_tried_again_before_the_next_slot(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving(reply("503 Busy")) as server:
+        config = config_for(server)
+        for _ in range(3):
+            Reporter(host, config).run()
+            host.sleep(1)
+        assert len(server.got) == 1
+        host.sleep(300)
+        server.behaviour = reply()
+        Reporter(host, config).run()
+        assert len(server.got) == 2
+
+
+def test_often_a_heartbeat_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving(reply("503 Busy")) as server:
+        Reporter(host, config_for(server, report_interval=30.0), draw=lambda: 0.0).run()
+        assert 9 <= len(server.got) <= 10 and host.monotonic() > 250
+
+
+def test_a_heartbeat_has_the_last_number_and_what_was_dropped(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving() as server:
+        config = config_for(server, report_spool_max=4_000)
+        for _ in range(9):
+            spool.enqueue(host, config, example(), None, "change")
+        Reporter(host, config).run()
+        spool.sweep(host)
+        host.sleep(300)
+        Reporter(host, config).run()
+        last = reports(server)[-1]
+    assert (last["kind"], last["sequence"]) == ("heartbeat", 9)
+    assert last["dropped"] == spool.read_state(host).dropped > 0
+
+
+class NoSpace(Clocked):
+    """What the reporter cannot write on while `full`."""
+
+    full = True
+
+    def replace(self, path: str, content: bytes, *, mode: int = 0o644, like: bool = True, sync: bool = True) -> None:
+        if self.full and path.startswith(spool.REPORTER):
+            raise Failed(f"{path}: No space left on device")
+        super().replace(path, content, mode=mode, like=like, sync=sync)
+
+
+def test_a_full_disk_keeps_no_report_from_going_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    host = host_in(tmp_path, NoSpace)
+    with serving() as server:
+        config = config_for(server)
+        ids = [spool.enqueue(host, config, example(), None, "change") for _ in range(3)]
+        Reporter(host, config).run()
+        assert [report["id"] for report in reports(server)][:3] == ids and len(server.got) == 4
+        assert "No space left" in capsys.readouterr().err
+        host.full = False
+        for _ in range(2):
+            Reporter(host, config).run()
+        # Sent again by the same keys: at least once. Then they are done with.
+        assert [r["id"] for r in reports(server) if r["kind"] == "change"] == ids * 2
+
+
+def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    left = Path(host.path(spool.REPORTER))
+    with serving() as server:
+        config = config_for(server)
+        id = spool.enqueue(host, config, example(), None, "change")
+        for name in (f"{id}.ec2ssh-agent.77", "state.json.ec2ssh-agent.78"):
+            (left / name).write_bytes(b"{")
+        (Path(host.path(spool.DIRECTORY)) / "wake.ec2ssh-agent.79").write_bytes(b"")
+        Reporter(host, config).run()
+        spool.sweep(host)
+    assert sorted(path.name for path in left.iterdir()) == [id, "state.json"]
+    assert host.listdir(spool.DIRECTORY) == ("config.json", "lock", "state.json", "wake")
+
+
+def test_what_cannot_be_read_holds_nothing_up(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving() as server:
+        config = config_for(server)
+        id = spool.enqueue(host, config, example(), None, "change")
+        directory, name = Path(host.path(spool.DIRECTORY)), "-change-{}0000000-0000-0000-0000-000000000000.json"
+        (directory / f"0000000000{name.format(1)}").symlink_to("/etc/hostname")
+        (directory / f"0000000000{name.format(2)}").mkdir()
+        (directory / f"0000000000{name.format(3)}").write_bytes(b"[]")
+        (directory / f"0000000000{name.format(4)}").write_bytes(b'{"id": "1"}')
+        (directory / f"0000000000{name.format(5)}").write_bytes(b" " * (2 << 20))
+        Reporter(host, config).run()
+        assert [report["id"] for report in reports(server)][:1] == [id]
+        assert spool.summary(host, config)["parked"] == 5
+
+
+YEAR = 365.0 * 86_400
+
+
+@pytest.mark.parametrize("jump", [YEAR, -YEAR, 3_000.0, -3_000.0])
+def test_a_clock_that_jumps_stops_neither_reports_nor_heartbeats(tmp_path: Path, jump: float) -> None:
+    """Within what Retry-After may ask for (an hour) and the longest delay (five minutes) everything goes out again."""
+    host = host_in(tmp_path)
+    with serving(reply("503 Busy", "Retry-After: 3600\r\n")) as server:
+        config = config_for(server)
+        spool.enqueue(host, config, example(), None, "change")
+        Reporter(host, config).run()
+        assert len(server.got) == 1
+        server.behaviour = reply()
+        host.epoch += jump
+        waited = 0.0
+        while len(server.got) < 3:
+            Reporter(host, config).run()
+            host.sleep(300)
+            waited += 300
+        assert waited <= {YEAR: 300, -YEAR: 300, 3_000.0: 1_200, -3_000.0: 7_500}[jump]
+        assert [r["kind"] for r in reports(server)][1:3] == ["change", "heartbeat"]
+        before = len(server.got)
+        for _ in range(4):
+            Reporter(host, config).run()
+            host.sleep(300)
+        assert len(server.got) == before + 4
+
+
+def test_a_long_queue_is_listed_once_in_a_while(tmp_path: Path) -> None:
+    class Counting(Clocked):
+        listings = reads = 0
+
+        def listdir(self, path: str) -> tuple[str, ...]:
+            self.listings += 1
+            return super().listdir(path)
+
+        def read(self, path: str, *, cap: int = 1 << 20, follow: bool = True) -> bytes:
+            self.reads += 1
+            return super().read(path, cap=cap, follow=follow)
+
+    host = host_in(tmp_path, Counting)
+    with serving() as server:
+        config = config_for(server)
+        for _ in range(60):
+            spool.enqueue(host, config, example(), None, "change")
+        host.listings = host.reads = 0
+        Reporter(host, config).run()
+        assert len(server.got) == 61 and host.listings < 10 and host.reads < 200
+
+
 def test_one_report_alone(tmp_path: Path) -> None:
     host = host_in(tmp_path)
     with serving() as server:
@@ -328,7 +471,7 @@ def test_a_spool_full_of_rubbish(tmp_path: Path) -> None:
         (directory / "x.json").write_bytes(b"")
         Reporter(host, config).run()
         assert [report["id"] for report in reports(server)] == [id]
-        assert "not JSON" in spool.summary(host, config)["parked_because"]
+        assert "cannot be read" in spool.summary(host, config)["parked_because"]
 
 
 # -- the instance
@@ -390,6 +533,22 @@ def test_a_metadata_service_that_lies_or_hangs_is_harmless() -> None:
         started = time.monotonic()
         assert identity.imds(url(service, path="")) == {}
         assert time.monotonic() - started < 5
+
+    def drips(got: Got, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+        for _ in range(100):
+            connection.sendall(b"x")
+            time.sleep(0.2)
+
+    def stops(got: Got, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\nx")
+        time.sleep(3)
+
+    for slow in (drips, stops):
+        with serving(slow) as service:
+            started = time.monotonic()
+            assert identity.imds(url(service, path="")) == {}
+            assert time.monotonic() - started < 8
     with serving(metadata(lambda got: "tok\r\nX: y" if got.method == "PUT" else None)) as service:
         assert identity.imds(url(service, path="")) == {}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,3 +249,124 @@ def test_a_full_disk_is_an_error_and_leaves_the_spool_whole(tmp_path: Path) -> N
     with pytest.raises(Failed, match="No space"):
         spool.enqueue(Full(str(tmp_path)), CONFIG, document(), None, "change")
     assert len(spool.entries(host)) == 1
+
+
+class NoSpace(Host):
+    """A full disk: nothing can be written below /var; /run is memory."""
+
+    def replace(self, path: str, content: bytes, *, mode: int = 0o644, like: bool = True, sync: bool = True) -> None:
+        if path.startswith("/var/"):
+            raise Failed(f"{path}: No space left on device")
+        super().replace(path, content, mode=mode, like=like, sync=sync)
+
+
+def test_what_a_full_disk_kept_from_being_told_is_told_when_there_is_room(tmp_path: Path) -> None:
+    host, full = Host(str(tmp_path)), NoSpace(str(tmp_path))
+    Path(host.path("/run/ec2ssh-agent")).mkdir(parents=True)
+    well = document("ok", findings=[], repairs=[])
+    with pytest.raises(Failed, match="No space"):
+        spool.tell(full, CONFIG, document(), well)
+    with pytest.raises(Failed, match="No space"):
+        spool.tell(full, CONFIG, document(), document())
+    assert spool.tell(host, CONFIG, document(), document()) == ("repair",)
+    (entry,) = spool.entries(host)
+    report = json.loads(spool.read(host, entry))
+    assert (report["previous"], report["health"]) == ("ok", "unreachable") and report["repairs"]
+    assert spool.tell(host, CONFIG, document(), document()) == ()
+
+
+def test_the_first_report_that_a_full_disk_kept(tmp_path: Path) -> None:
+    host, full = Host(str(tmp_path)), NoSpace(str(tmp_path))
+    Path(host.path("/run/ec2ssh-agent")).mkdir(parents=True)
+    first = document(repairs=[])
+    with pytest.raises(Failed, match="No space"):
+        spool.tell(full, CONFIG, first, None)
+    assert spool.tell(host, CONFIG, first, first) == ("change",)
+    assert json.loads(spool.read(host, spool.entries(host)[0]))["previous"] is None
+
+
+def test_a_disk_that_fills_midway_leaves_no_report_that_was_not_accepted(tmp_path: Path) -> None:
+    class Filling(Host):
+        room = 0
+
+        def replace(
+            self, path: str, content: bytes, *, mode: int = 0o644, like: bool = True, sync: bool = True
+        ) -> None:
+            self.room -= 1
+            if self.room < 0:
+                raise Failed(f"{path}: No space left on device")
+            super().replace(path, content, mode=mode, like=like, sync=sync)
+
+    host = Filling(str(tmp_path))
+    for room in range(4):
+        host.room = room
+        with pytest.raises(Failed, match="No space"):
+            spool.enqueue(host, CONFIG, document(), None, "change")
+        assert spool.entries(host) == ()
+
+
+def test_a_spool_that_others_can_write_is_taken_back(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    spool.enqueue(host, CONFIG, document(), None, "change")
+    directory = Path(host.path(spool.DIRECTORY))
+    directory.chmod(0o777)
+    os.chown(directory, 65534, 65534)
+    spool.enqueue(host, CONFIG, document(), None, "change")
+    status = directory.stat()
+    assert (status.st_uid, status.st_mode & 0o7777) == (0, 0o750)
+    assert len(spool.entries(host)) == 2
+
+
+def test_a_spool_that_is_none(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    directory = Path(host.path(spool.DIRECTORY))
+    directory.parent.mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    directory.symlink_to(elsewhere)
+    with pytest.raises(Failed, match="not a directory"):
+        spool.enqueue(host, CONFIG, document(), None, "change")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_an_instance_that_is_not_known_for_a_moment_loses_nothing(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    for instance in (document()["instance"], None, {"id": None}, document()["instance"]):
+        spool.enqueue(host, CONFIG, document(instance=instance), None, "change")
+    assert [entry.sequence for entry in spool.entries(host)] == [1, 2, 3, 4]
+
+
+def test_a_report_says_how_many_were_dropped(tmp_path: Path) -> None:
+    host, config = Host(str(tmp_path)), CONFIG._replace(report_spool_max=8_000)
+    for _ in range(30):
+        spool.enqueue(host, config, document(), None, "change")
+    last = spool.entries(host)[-1]
+    said = json.loads(spool.read(host, last))["dropped"]
+    assert said == spool.summary(host, config)["dropped"] == 30 - len(spool.entries(host)) > 0
+
+
+WRITE = """
+import sys
+from ec2ssh_agent.config import Config
+from ec2ssh_agent.host import Host
+from ec2ssh_agent.report import spool
+from status_example import example
+for _ in range(40):
+    print(spool.enqueue(Host(sys.argv[1]), Config(report_url="https://a/"), example(), None, "change"))
+"""
+
+
+def test_a_pass_and_a_command_write_at_once(tmp_path: Path) -> None:
+    here = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE, str(tmp_path)], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": here},
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    accepted = [writer.communicate(timeout=120)[0].split() for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    found = spool.entries(Host(str(tmp_path)))
+    assert [entry.sequence for entry in found] == list(range(1, 121))
+    assert sorted(entry.id for entry in found) == sorted(id for ids in accepted for id in ids)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -18,6 +19,8 @@ from . import spool
 from .reporter import heartbeat_status
 
 _USER = "ec2ssh-agent"
+_UNIT = "ec2ssh-agent-report.service"
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 #: A whole queue of answers that each come at the last moment is not waited for (seconds).
 _DEADLINE = 300.0
 
@@ -83,16 +86,31 @@ def argv(config_path: str, *arguments: str) -> list[str]:
 def start(host: Host, config: Config) -> None:
     """Where systemd does not: has the reporter look whether there is anything to send, and does not wait for it."""
     if config.report_url and not host.exists("/run/systemd/system"):
-        host.run(argv(_path(config), "--background"), deadline=10.0, cap=1 << 16)
+        host.run(argv(_path(config), "--background"), deadline=10.0, cap=1 << 16, environment=_proxies(host))
 
 
 def _run(host: Host, config: Config, *arguments: str) -> dict[str, Any]:
-    ran = host.run(argv(_path(config), *arguments), deadline=_DEADLINE, cap=1 << 16)
+    # A run that waits for its next try would keep this one out; it may be ended at any point.
+    if host.exists("/run/systemd/system"):
+        host.run(["systemctl", "stop", _UNIT], deadline=30.0)
+    ran = host.run(argv(_path(config), *arguments), deadline=_DEADLINE, cap=1 << 16, environment=_proxies(host))
     try:
         said = json.loads(ran.out)
     except ValueError as error:
         raise HostError(f"the reporter did not run: {ran.complaint}") from error
     return {"sent": int(said["sent"]), "answer": str(said["answer"])}
+
+
+def _proxies(host: Host) -> dict[str, str]:
+    """The proxy variables that the reporter's unit has, else this process's."""
+    said = dict(os.environ)
+    if host.exists("/run/systemd/system"):
+        shown = host.run(["systemctl", "show", "--property=Environment", "--value", _UNIT], deadline=10.0).text
+        try:
+            said.update(word.partition("=")[::2] for word in shlex.split(shown))
+        except ValueError as error:
+            raise HostError(f"the environment of {_UNIT} cannot be read: {error}") from error
+    return {name: value for name, value in said.items() if name.lower() in _PROXIES}
 
 
 def _path(config: Config) -> str:

@@ -4,13 +4,14 @@ GetConsoleOutput is widely granted, so the block carries no address, rule or use
 what was done, and what to do next. It is written by a oneshot unit (`python3 -m ec2ssh_agent.report.console`), and not
 while somebody is logged in on that terminal.
 
-Sources: console(4), utmp(5), sd-login(3); the kernel's Documentation/admin-guide/serial-console.rst (the last of
-/sys/class/tty/console/active is where /dev/console goes).
+Sources: console(4), sd-login(3), proc_pid_stat(5); the kernel's Documentation/admin-guide/serial-console.rst (the last
+of /sys/class/tty/console/active is where /dev/console goes) and devices.txt (5:1 is /dev/console).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ _TIMES = "/run/ec2ssh-agent/console.json"
 #: At most so many blocks in so many seconds; the last one says that there may be more.
 _MOST, _WINDOW = 4, 600.0
 _UNIT = "ec2ssh-agent-console.service"
+_CONSOLE = "/dev/console"
+#: What has a terminal while nobody is logged in there.
+_GETTYS = ("agetty", "getty", "mingetty", "mgetty", "fbgetty")
 
 _HEALTH = {
     "ok": "SSH is healthy",
@@ -75,44 +79,58 @@ def _id(text: object) -> str:
 def show(host: Host, config: Config, document: Mapping[str, Any], previous: Optional[Mapping[str, Any]]) -> bool:
     """Has the block written to the console when health changed or a repair was made; whether it was. Raises HostError.
 
-    The first look at a healthy instance is no change.
+    The first look at a healthy instance is no change. What was held back is shown later, if it is still so.
     """
-    before = previous["health"] if previous else "ok"
+    times, shown = _memory(host)
+    before = shown or (str(previous["health"]) if previous else "ok")
     news = before != document["health"] or content.new_repairs(document, previous)
     if config.console_summary == "off" or not news:
         return False
     now = host.now()
-    times = [at for at in _times(host) if 0 <= now - at < _WINDOW]
-    if len(times) >= _MOST:
-        return False
-    host.replace(_BLOCK, block(document, last=len(times) == _MOST - 1).encode(), mode=0o644, like=False, sync=False)
-    host.replace(_TIMES, json.dumps([*times, now]).encode(), mode=0o600, like=False, sync=False)
-    if host.exists("/run/systemd/system"):
+    times = [at for at in times if 0 <= now - at < _WINDOW]
+    good = len(times) < _MOST
+    if good:
+        times.append(now)
+        host.replace(_BLOCK, block(document, last=len(times) == _MOST).encode(), mode=0o644, like=False, sync=False)
+    said = {"times": times, "shown": document["health"] if good else before}
+    host.replace(_TIMES, json.dumps(said).encode(), mode=0o600, like=False, sync=False)
+    if good and host.exists("/run/systemd/system"):
         host.run(["systemctl", "start", "--no-block", _UNIT], deadline=5.0)
-    return True
+    return good
 
 
-def _times(host: Host) -> list[float]:
+def _memory(host: Host) -> tuple[list[float], str]:
+    """When blocks were shown, and the health that the last one told; empty where nothing is known."""
     try:
-        return [float(at) for at in json.loads(host.read(_TIMES, follow=False))]
-    except (NotFound, ValueError, TypeError):
-        return []
+        said = json.loads(host.read(_TIMES, follow=False))
+        return [float(at) for at in said["times"]], str(said["shown"])
+    except (NotFound, ValueError, TypeError, KeyError):
+        return [], ""
 
 
 # -- the oneshot unit
 
 
-def terminal(host: Host) -> str:
-    """The terminal that /dev/console goes to, such as ttyS0 or, of a virtual console, the one in front: tty1."""
+def terminal(host: Host) -> tuple[str, int]:
+    """The terminal that /dev/console goes to, such as ttyS0 or, of a virtual console, the one in front: tty1.
+
+    Its name and its device number; the name is empty in a container, whose console is a pty. Raises HostError.
+    """
+    status = host.stat(_CONSOLE)
+    if status and status.device != os.makedev(5, 1):
+        return "", status.device
     active = host.read("/sys/class/tty/console/active", cap=4096).decode("ascii", "replace").split()
     name = active[-1] if active else ""
     if name == "tty0":
         name = host.read("/sys/class/tty/tty0/active", cap=4096).decode("ascii", "replace").strip()
-    return name
+    if not name:
+        return "", 0
+    major, _, minor = host.read(f"/sys/class/tty/{name}/dev", cap=4096).decode("ascii", "replace").partition(":")
+    return name, os.makedev(int(major), int(minor))
 
 
-def logged_in(host: Host, name: str) -> bool:
-    """Whether somebody has a session on that terminal: logind's, else utmp's."""
+def in_use(host: Host, name: str, device: int) -> bool:
+    """Whether somebody is logged in there: logind has a session, or a program other than a getty has the terminal."""
     for session in host.listdir("/run/systemd/sessions"):
         if session.endswith(".ref"):
             continue
@@ -120,25 +138,27 @@ def logged_in(host: Host, name: str) -> bool:
             lines = host.read(f"/run/systemd/sessions/{session}").decode("utf-8", "replace").splitlines()
         except NotFound:
             continue  # ended meanwhile
-        if f"TTY={name}" in lines or f"TTY=/dev/{name}" in lines:
+        if name and (f"TTY={name}" in lines or f"TTY=/dev/{name}" in lines):
             return True
+    pids = [name for name in host.listdir("/proc") if name.isdigit()] if device else []
+    return any(_has_terminal(host, pid, device) for pid in pids)
+
+
+def _has_terminal(host: Host, pid: str, device: int) -> bool:
+    """By tty_nr and comm of /proc/PID/stat. The kernel packs a device's number there as makedev(3) does in 32 bits."""
     try:
-        content = host.read("/run/utmp")
-    except NotFound:
-        return False
-    return any(
-        int.from_bytes(content[at : at + 2], sys.byteorder) == 7
-        and content[at + 8 : at + 40].partition(b"\0")[0] == name.encode()
-        for at in range(0, len(content), 384)
-    )
+        before, _, after = host.read(f"/proc/{pid}/stat", cap=4096).decode("utf-8", "replace").rpartition(")")
+    except HostError:
+        return False  # ended meanwhile
+    return int(after.split()[4]) & 0xFFFFFFFF == device and before.partition("(")[2] not in _GETTYS
 
 
 def main() -> int:
     host = Host()
     try:
-        name = terminal(host)
-        if name and logged_in(host, name):
-            print(f"somebody is logged in on {name}: nothing is written there", file=sys.stderr)
+        name, device = terminal(host)
+        if in_use(host, name, device):
+            print(f"somebody is logged in on {name or _CONSOLE}: nothing is written there", file=sys.stderr)
             return 0
         # A getty's prompt stands on the line; the console may want carriage returns.
         text = "\n" + host.read(_BLOCK, cap=1 << 16, follow=False).decode("ascii", "replace")

@@ -20,13 +20,23 @@ Report = dict[str, Any]
 
 
 def report(
-    document: Mapping[str, Any], *, previous: Optional[Mapping[str, Any]], kind: str, id: str, sequence: int
+    document: Mapping[str, Any],
+    *,
+    previous: Optional[Mapping[str, Any]],
+    kind: str,
+    id: str,
+    sequence: int,
+    dropped: int = 0,
 ) -> Report:
-    """`previous` is the status document before this one, None for the first. A heartbeat repeats the last sequence."""
+    """`previous` is the status document before this one, None for the first. A heartbeat repeats the last sequence.
+
+    `dropped`: how many reports of this instance the spool had no room for, so far.
+    """
     return {
         "schema": SCHEMA,
         "id": id,
         "sequence": sequence,
+        "dropped": dropped,
         "kind": kind,
         "time": document["updated"],
         "agent": document["agent"]["version"],

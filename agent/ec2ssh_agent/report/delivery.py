@@ -7,6 +7,7 @@ alarm enforces against a peer that sends one byte now and then.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import enum
 import gzip
@@ -35,6 +36,8 @@ CONNECT, READ, WHOLE = 5.0, 10.0, 30.0
 _BODY_CAP = 4096
 _REDIRECTS = 3
 _COMPRESS_FROM = 1024
+#: What is shorter is no secret, and may stand in any text.
+_SECRET = 4
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 _RETRIED = (408, 425, 429)
 
@@ -58,7 +61,7 @@ class Misconfigured(AgentError):
     """The [report] section or its credentials cannot be used."""
 
 
-class _TooSlow(Exception):
+class TooSlow(Exception):
     """The whole exchange took too long. No OSError: urllib3 would take it for one of the connection's."""
 
 
@@ -132,14 +135,23 @@ class Endpoint:
         import urllib3
 
         try:
-            with _deadline(whole):
-                return self._send(request, id, now, plain)
-        except _TooSlow:
-            return Answer(Outcome.RETRY, f"no whole answer within {whole:g} s")
+            with deadline(whole):
+                answer = self._send(request, id, now, plain)
+        except TooSlow:
+            answer = Answer(Outcome.RETRY, f"no whole answer within {whole:g} s")
         except requests.exceptions.SSLError as error:
-            return Answer(Outcome.RETRY, _line(f"TLS: {_reason(error)}"))
+            answer = Answer(Outcome.RETRY, f"TLS: {_reason(error)}")
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            return Answer(Outcome.RETRY, _line(f"{type(error).__name__}: {_reason(error)}"))
+            answer = Answer(Outcome.RETRY, f"{type(error).__name__}: {_reason(error)}")
+        return answer._replace(text=_line(self._without_secrets(answer.text)))
+
+    def _without_secrets(self, text: str) -> str:
+        """Everybody may read the answer in status.json; an endpoint may send back what it got, an error the URL."""
+        userinfo = "".join(re.findall(r"^[a-z+]+://([^/@]+)@", self.url))
+        basic = base64.b64encode(unquote(userinfo).encode()).decode()
+        for secret in (self.token, userinfo, basic, self.url.partition("?")[2]):
+            text = text.replace(secret, "(hidden)") if len(secret) >= _SECRET else text
+        return text
 
     def _send(self, request: Request, id: str, now: float, plain: bool) -> Answer:
         from requests.utils import get_environ_proxies
@@ -211,11 +223,11 @@ def _same_host(url: str, target: str) -> bool:
 
 
 @contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Raises _TooSlow in the main thread when the block takes longer."""
+def deadline(seconds: float) -> Iterator[None]:
+    """Raises TooSlow in the main thread when the block takes longer."""
 
     def ring(number: int, frame: Optional[FrameType]) -> None:
-        raise _TooSlow
+        raise TooSlow
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -252,15 +264,15 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
 
 
 def _said(response: Response, why: str = "") -> str:
-    """`503 Service Unavailable: the first line of the body`."""
+    """`503 Service Unavailable: the first line of the body`, as it came."""
     text = f"{response.status_code} {response.reason or ''}".strip()
     if why:
-        return _line(f"{text}: {why}")
+        return f"{text}: {why}"
     if response.status_code >= 300:
         body = response.raw.read(_BODY_CAP, decode_content=False) or b""
         first = body.decode("utf-8", "replace").strip().partition("\n")[0]
         text += f": {first}" if first else ""
-    return _line(text)
+    return text
 
 
 def _reason(error: BaseException) -> str:

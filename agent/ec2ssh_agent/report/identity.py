@@ -19,9 +19,9 @@ from ..model import Seen
 _DATA = "/run/cloud-init/instance-data.json"
 _DMI = "/sys/class/dmi/id"
 _IMDS = "http://169.254.169.254"
-#: The session token lives so long (seconds); the answers are asked for again as rarely.
+#: The session token lives so long; to connect, and between two bytes; for all answers together (seconds).
 _TOKEN_SECONDS = 60
-_TIMEOUT = 1.0
+_TIMEOUT, _WHOLE = 1.0, 5.0
 _CAP = 16 << 10
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -73,39 +73,50 @@ def endpoint(host: Host, config: Config) -> str:
 def imds(url: str, *, signed: bool = False) -> dict[str, Any]:
     """What IMDSv2 says of this instance; empty where it does not answer. `signed`: the document and its signature, too.
 
-    No proxy, no redirect, one second a step, 16 KiB an answer. A hop limit of 1 keeps containers out: so be it.
+    No proxy, no redirect, one second between two bytes and five for all, 16 KiB an answer. A hop limit of 1 keeps
+    containers out: so be it.
     """
     import requests
+    import urllib3
 
+    from .delivery import TooSlow, deadline
+
+    expected = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, TooSlow, OSError)
     with requests.Session() as session:
         session.trust_env = False
-        headers = {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
         try:
-            token = _fetch(session, "PUT", f"{url}/latest/api/token", headers)
-            # The header takes a token as it came; one with a line break in it is none.
-            headers = {"X-aws-ec2-metadata-token": token.strip()}
-            text = _fetch(session, "GET", f"{url}/latest/dynamic/instance-identity/document", headers)
-            document = json.loads(text)
-            found: dict[str, Any] = _plain(
-                {
-                    "id": document.get("instanceId"),
-                    "az": document.get("availabilityZone"),
-                    "region": document.get("region"),
-                    "ami": document.get("imageId"),
-                    "type": document.get("instanceType"),
-                    "account": document.get("accountId"),
-                }
-            )
-            if signed:
-                path = "/latest/dynamic/instance-identity/rsa2048"
-                found.update(document=text, signature=_fetch(session, "GET", url + path, headers))
-        except (requests.exceptions.RequestException, OSError, ValueError, AttributeError, RecursionError):
+            with deadline(_WHOLE):
+                found = _ask(session, url, signed=signed)
+        except (*expected, ValueError, AttributeError, RecursionError):
             return {}
     return {**found, "source": "imds"} if found else {}
 
 
+def _ask(session: Any, url: str, *, signed: bool) -> dict[str, Any]:
+    headers = {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
+    token = _fetch(session, "PUT", f"{url}/latest/api/token", headers)
+    # The header takes a token as it came; one with a line break in it is none.
+    headers = {"X-aws-ec2-metadata-token": token.strip()}
+    text = _fetch(session, "GET", f"{url}/latest/dynamic/instance-identity/document", headers)
+    document = json.loads(text)
+    found: dict[str, Any] = _plain(
+        {
+            "id": document.get("instanceId"),
+            "az": document.get("availabilityZone"),
+            "region": document.get("region"),
+            "ami": document.get("imageId"),
+            "type": document.get("instanceType"),
+            "account": document.get("accountId"),
+        }
+    )
+    if signed:
+        path = "/latest/dynamic/instance-identity/rsa2048"
+        found.update(document=text, signature=_fetch(session, "GET", url + path, headers))
+    return found
+
+
 def _fetch(session: Any, method: str, url: str, headers: Mapping[str, str]) -> str:
-    """Raises requests' exceptions and ValueError."""
+    """Raises requests' exceptions, urllib3's while the body is read, and ValueError."""
     response = session.request(
         method, url, headers=headers, timeout=(_TIMEOUT, _TIMEOUT), allow_redirects=False, stream=True
     )

@@ -5,7 +5,10 @@ nothing to send, or nothing that may be sent within two minutes. It writes to it
 which root reads as the word of a stranger, and what it must know of its last run.
 
 Reports go out in their order, at least once, each with its id as idempotency key. A heartbeat is made here, of
-status.json: it is never older than the moment in which it is sent, and needs no room in the spool.
+status.json: it is never older than the moment in which it is sent, and needs no room in the spool. One that fails is
+not tried again: the next slot brings a newer one, and an endpoint that comes back meets no storm of them.
+
+A full disk stops nothing: what cannot be written down is remembered for the run, and sent again by the next.
 """
 
 from __future__ import annotations
@@ -33,8 +36,10 @@ _STATUS = "/run/ec2ssh-agent/status.json"
 #: The timer starts a run this often; a run ends rather than last longer than `_STAY`, or, where heartbeats are wanted
 #: more often than the timer comes, until just before the next one (seconds).
 _TIMER, _STAY = 300.0, 120.0
-#: What the metadata service said is asked for again after this (seconds).
-_IDENTITY_AGE = 86_400.0
+#: The metadata service is asked again after this, and where it did not answer after this (seconds).
+_IDENTITY_AGE, _IDENTITY_RETRY = 86_400.0, 3600.0
+#: How long a run that somebody asked for waits for the end of another.
+_LOCK_WAIT = _STAY + 60.0
 
 
 class State(NamedTuple):
@@ -66,6 +71,8 @@ class Reporter:
         self.state = _load(host)
         self.endpoint: Optional[Endpoint] = None
         self.done = Run()
+        self._queue: list[spool.Entry] = []
+        self._finished: set[str] = set()
 
     def run(self, *, now: bool = False, only: str = "") -> Run:
         """Sends what waits, and a heartbeat when its slot has come. Raises HostError where the spool cannot be read.
@@ -91,14 +98,23 @@ class Reporter:
                 host.sleep(wait if entry else min(wait, 1.0))
                 continue
             sent = self._report(entry) if entry else self._heartbeat()
-            if not sent and (now or only or entry is None):
+            if not sent and (now or only):
                 return self.done
 
     def _next(self, only: str) -> Optional[spool.Entry]:
-        for entry in spool.entries(self.host):
-            if (not only or entry.id == only) and spool.acknowledgement(self.host, entry.id) is None:
-                return entry
+        """The oldest report that is not done with. New ones are younger: listed when the last list has been sent."""
+        for fresh in (False, True):
+            if fresh:
+                self._queue = list(reversed(spool.entries(self.host)))
+            while self._queue:
+                entry = self._queue[-1]
+                if (not only or entry.id == only) and not self._is_finished(entry.id):
+                    return entry
+                self._queue.pop()
         return None
+
+    def _is_finished(self, id: str) -> bool:
+        return id in self._finished or spool.acknowledgement(self.host, id) is not None
 
     def _wait(self) -> float:
         """Seconds until sending is allowed again. A clock that was set back must not silence the instance."""
@@ -111,10 +127,14 @@ class Reporter:
         """Whether the report is done with, delivered or parked."""
         try:
             report = json.loads(spool.read(self.host, entry))
+            if not isinstance(report, dict) or report.get("id") != entry.id:
+                raise ValueError("not the report that its name says")
         except NotFound:
-            return True  # root has dropped it meanwhile
-        except ValueError as error:
-            self._acknowledge(entry.id, Answer(Outcome.PARKED, f"not JSON: {error}"))
+            self._finished.add(entry.id)  # root has dropped it meanwhile
+            return True
+        except (HostError, ValueError) as error:
+            # It must not keep the others from going out.
+            self._acknowledge(entry.id, Answer(Outcome.PARKED, f"cannot be read: {error}"))
             return True
         answer = self._send(report, None)
         if answer.outcome is not Outcome.RETRY:
@@ -128,16 +148,15 @@ class Reporter:
         return schedule.until_next(self._who(), self.config.report_interval, self.host.now())
 
     def _heartbeat(self) -> bool:
-        status = heartbeat_status(self.host)
-        entries = spool.entries(self.host)
-        last = max([entry.sequence for entry in entries], default=0)
-        report = content.report(status, previous=status, kind="heartbeat", id=str(uuid.uuid4()), sequence=last)
+        status, last = heartbeat_status(self.host), spool.read_state(self.host)
+        report = content.report(
+            status, previous=status, kind="heartbeat", id=str(uuid.uuid4()), sequence=last.sequence,
+            dropped=last.dropped,
+        )  # fmt: skip
         report["time"] = _stamp(self.host.now())
         slot = schedule.slot(self._who(), self.config.report_interval, self.host.now())
-        answer = self._send(report, status)
-        if answer.outcome is not Outcome.RETRY:
-            self._keep(self.state._replace(slot=slot))
-        return answer.outcome is not Outcome.RETRY
+        self.state = self.state._replace(slot=slot)
+        return self._send(report, status).outcome is not Outcome.RETRY
 
     def _who(self) -> str:
         if not self.state.instance:
@@ -177,10 +196,11 @@ class Reporter:
         about = dict(report["instance"] or {})
         url = identity.endpoint(self.host, self.config)
         test = report["kind"] == "test"
-        if url and (test or not 0 <= self.host.now() - self.state.imds_at < _IDENTITY_AGE):
+        good_for = _IDENTITY_AGE if self.state.imds else _IDENTITY_RETRY
+        if url and (test or not 0 <= self.host.now() - self.state.imds_at < good_for):
             said = identity.imds(url, signed=test)
             proof = {key: said.pop(key) for key in ("document", "signature") if key in said}
-            self.state = self.state._replace(imds=said, imds_at=self.host.now())
+            self.state = self.state._replace(imds=said or self.state.imds, imds_at=self.host.now())
             about.update(proof)
         return {**self.state.imds, **about}
 
@@ -188,11 +208,18 @@ class Reporter:
 
     def _acknowledge(self, id: str, answer: Answer) -> None:
         said = {"outcome": answer.outcome.value, "answer": answer.text, "time": _stamp(self.host.now())}
-        self.host.replace(f"{spool.REPORTER}/{id}", json.dumps(said).encode(), mode=0o600, like=False)
+        self._finished.add(id)
+        self._write(f"{spool.REPORTER}/{id}", json.dumps(said), sync=True)
 
     def _keep(self, state: State) -> None:
         self.state = state
-        self.host.replace(_STATE, json.dumps(state._asdict()).encode(), mode=0o600, like=False, sync=False)
+        self._write(_STATE, json.dumps(state._asdict()), sync=False)
+
+    def _write(self, path: str, text: str, *, sync: bool) -> None:
+        try:
+            self.host.replace(path, text.encode(), mode=0o600, like=False, sync=sync)
+        except HostError as error:
+            print(f"ec2ssh-agent-reporter: not written down: {error}", file=sys.stderr)
 
 
 def heartbeat_status(host: Host) -> dict[str, Any]:
@@ -230,10 +257,10 @@ def _load(host: Host) -> State:
 
 
 def _prune(host: Host) -> None:
-    """Acknowledgements of reports that root has removed."""
+    """Acknowledgements of reports that root has removed, and what a kill left half-written."""
     there = {entry.id for entry in spool.entries(host)}
     for name in host.listdir(spool.REPORTER):
-        if spool.UUID.fullmatch(name[:36]) and name not in there:
+        if ".ec2ssh-agent." in name or (spool.UUID.fullmatch(name) and name not in there):
             host.remove(f"{spool.REPORTER}/{name}")
 
 
@@ -283,7 +310,7 @@ def main(argv: Optional[list[str]] = None) -> int:
         config = _config(host, arguments.config)
         if not config.report_url:
             return 0
-        with host.lock(f"{spool.REPORTER}/lock", wait=60.0 if asked else 0.0):
+        with host.lock(f"{spool.REPORTER}/lock", wait=_LOCK_WAIT if asked else 0.0):
             done = Reporter(host, config).run(now=arguments.now, only=arguments.only)
     except Locked as error:
         print(f"another run is at work: {error}", file=sys.stderr)

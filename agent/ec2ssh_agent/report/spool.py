@@ -4,6 +4,7 @@
     spool/state.json                       instance, last sequence, how many were dropped
     spool/config.json                      the configuration that reports were last made with
     spool/wake                             rewritten after each report: what the path unit looks at
+    spool/lock                             held by the pass or command that writes or removes
 
 The reporter runs unprivileged and only acknowledges: /var/lib/ec2ssh-agent-report/<uuid> says how the delivery of that
 report ended. Root reads it as the word of a stranger: no symlink, 4 KiB at most, and only for a report that is there.
@@ -12,14 +13,15 @@ Killed at any point, the spool holds every report that `enqueue` returned from, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
 from .. import codec
 from ..config import Config
-from ..host import Host, HostError, NotFound
+from ..host import Failed, Host, HostError, NotFound
 from ..plain import NamedTuple
 from . import content
 
@@ -28,8 +30,12 @@ REPORTER = "/var/lib/ec2ssh-agent-report"
 _STATE = f"{DIRECTORY}/state.json"
 _WAKE = f"{DIRECTORY}/wake"
 CONFIG = f"{DIRECTORY}/config.json"
+#: What was true before the first report that did not fit on the disk; in memory, which is there when the disk is full.
+_UNTOLD = "/run/ec2ssh-agent/untold.json"
 _ACK_CAP = 4096
 _REPORT_CAP = 1 << 20
+#: By which the number of those dropped may lengthen a report.
+_DIGITS = 10
 #: However small they are: listing and checking more would cost every pass.
 _MOST = 5_000
 #: Kinds in the order in which they are dropped when the spool is full.
@@ -93,40 +99,72 @@ def _text(value: object) -> str:
 def tell(
     host: Host, config: Config, document: Mapping[str, Any], previous: Optional[Mapping[str, Any]]
 ) -> tuple[str, ...]:
-    """Reports what changed since `previous`, if an endpoint is configured; gives the kinds that were reported."""
+    """Reports what changed since `previous`, if an endpoint is configured; gives the kinds that were reported.
+
+    Raises HostError, and then the next call tells what this one could not.
+    """
+    untold = _untold(host)
+    previous = untold[0] if untold else previous
     told = tuple(content.kinds(document, previous)) if config.report_url else ()
-    for kind in told:
-        enqueue(host, config, document, previous, kind)
+    try:
+        for kind in told:
+            enqueue(host, config, document, previous, kind)
+    except HostError:
+        if not untold:
+            host.replace(_UNTOLD, json.dumps(previous).encode(), mode=0o600, like=False, sync=False)
+        raise
+    if untold:
+        host.remove(_UNTOLD)
     if not told:
         sweep(host)
     return told
+
+
+def _untold(host: Host) -> Optional[tuple[Optional[dict[str, Any]]]]:
+    """The document that the last report should have told the change from (None: the first); None where all was told."""
+    try:
+        said = json.loads(host.read(_UNTOLD, cap=64 << 20, follow=False))
+    except (NotFound, ValueError):
+        return None
+    return (said if isinstance(said, dict) else None,)
 
 
 def enqueue(
     host: Host, config: Config, document: Mapping[str, Any], previous: Optional[Mapping[str, Any]], kind: str
 ) -> str:
     """Puts one report into the spool, and gives its id. Raises HostError, and then it is not there."""
+    _prepare(host)
+    with _locked(host):
+        return _enqueue(host, config, document, previous, kind)
+
+
+def _enqueue(
+    host: Host, config: Config, document: Mapping[str, Any], previous: Optional[Mapping[str, Any]], kind: str
+) -> str:
     import uuid
 
-    _prepare(host)
-    state = _state(host)
-    instance = str((document["instance"] or {}).get("id") or "")
+    state = read_state(host)
+    instance = str((document["instance"] or {}).get("id") or state.instance)
     if state.instance != instance:
         # An image that was started elsewhere: what waits is another instance's.
         for entry in entries(host):
             host.remove(entry.path)
         state = State(instance)
     sequence = max([state.sequence, *(entry.sequence for entry in entries(host))]) + 1
-    sweep(host)
+    _sweep(host)
     id = str(uuid.uuid4())
     report = content.report(document, previous=previous, kind=kind, id=id, sequence=sequence)
-    body = _encode(report)
-    state = _make_room(host, config.report_spool_max, len(body), state)
+    state = _make_room(host, config.report_spool_max, len(_encode(report)) + _DIGITS, state)
+    body = _encode({**report, "dropped": state.dropped})
     entry = Entry(sequence, kind, id, f"{sequence:010d}-{kind}-{id}.json")
-    _write(host, entry.path, body)
-    _write(host, _STATE, json.dumps(state._replace(sequence=sequence)._asdict()).encode())
-    _write(host, CONFIG, json.dumps(codec.encode(config)).encode(), sync=False)
-    _write(host, _WAKE, f"{sequence}\n".encode(), sync=False)
+    try:
+        _write(host, entry.path, body)
+        _write(host, _STATE, json.dumps(state._replace(sequence=sequence)._asdict()).encode())
+        _write(host, CONFIG, json.dumps(codec.encode(config)).encode(), sync=False)
+        _write(host, _WAKE, f"{sequence}\n".encode(), sync=False)
+    except HostError:
+        host.remove(entry.path)
+        raise
     return id
 
 
@@ -142,9 +180,24 @@ def _encode(report: content.Report) -> bytes:
 
 
 def _prepare(host: Host) -> None:
-    if host.stat(DIRECTORY) is None:
+    """Makes the directory, or takes it back where others could write there."""
+    status = host.stat(DIRECTORY, follow=False)
+    if status is None:
         host.mkdir(DIRECTORY, 0o750)
-        host.chown(DIRECTORY, 0, group(host))
+    elif not status.directory:
+        raise Failed(f"{DIRECTORY}: not a directory")
+    elif status.uid == 0 and not status.mode & 0o022:
+        return
+    else:
+        host.chmod(DIRECTORY, 0o750)
+    host.chown(DIRECTORY, 0, group(host))
+
+
+@contextlib.contextmanager
+def _locked(host: Host) -> Iterator[None]:
+    """A pass and a command may write at once. Raises Locked, NotFound (no spool)."""
+    with host.lock(f"{DIRECTORY}/lock", wait=10.0):
+        yield
 
 
 def _write(host: Host, path: str, body: bytes, *, sync: bool = True) -> None:
@@ -162,7 +215,8 @@ def group(host: Host) -> int:
     return int(fields[2]) if len(fields) > 2 and fields[2].isdecimal() else 0
 
 
-def _state(host: Host) -> State:
+def read_state(host: Host) -> State:
+    """Raises HostError."""
     try:
         said = json.loads(host.read(_STATE, cap=_ACK_CAP, follow=False))
         return State(str(said["instance"]), int(said["sequence"]), int(said["dropped"]))
@@ -189,13 +243,19 @@ def _make_room(host: Host, most: int, wanted: int, state: State) -> State:
 
 def sweep(host: Host) -> None:
     """Removes what was delivered, and what a kill left half-written. Raises HostError."""
+    if host.exists(DIRECTORY):
+        with _locked(host):
+            _sweep(host)
+
+
+def _sweep(host: Host) -> None:
     for name in host.listdir(DIRECTORY):
         match = _NAME.fullmatch(name)
         if match:
             said = acknowledgement(host, match.group(3))
             if said and not said.parked:
                 host.remove(f"{DIRECTORY}/{name}")
-        elif ".json.ec2ssh-agent." in name:
+        elif ".ec2ssh-agent." in name:
             host.remove(f"{DIRECTORY}/{name}")
 
 
@@ -215,7 +275,7 @@ def summary(host: Host, config: Config) -> dict[str, Any]:
         "waiting": sum(ack is None for ack in said.values()),
         "parked": len(parked),
         "parked_because": parked[-1].answer if parked else None,
-        "dropped": _state(host).dropped,
+        "dropped": read_state(host).dropped,
         "delivered": _text(last.get("delivered")) or None,
         "last": _text(last.get("answer")) or "none yet",
         "last_time": _text(last.get("time")) or None,
