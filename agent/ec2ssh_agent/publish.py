@@ -80,7 +80,7 @@ def latest(host: Host) -> tuple[Document, Optional[str]]:
             raise NoDaemon(f"{RUN}/{name} is not JSON: {error}") from error
         if not isinstance(document, dict) or not set(document) >= _KEYS or document["schema"] != SCHEMA:
             raise NoDaemon(f"{RUN}/{name} is not a status of this agent; `ec2ssh-agent check` looks now")
-        return document, age(document, stamp(host.now())) or _dead(host, document)
+        return document, age(document, stamp(host.now())) or _dead(host, document) or _failing(host, document)
     raise NoDaemon("no daemon has looked yet (is ec2ssh-agent.service running?); `ec2ssh-agent check` looks now")
 
 
@@ -96,6 +96,15 @@ def _dead(host: Host, document: Mapping[str, Any]) -> Optional[str]:
     if fields[19].decode() != document["agent"].get("ticks", fields[19].decode()):
         return f"the daemon (pid {pid}) is not running any more; it last looked {document['updated']}"
     return f"the daemon (pid {pid}) is stopped (SIGSTOP)" if fields[0] == b"T" else None
+
+
+def _failing(host: Host, document: Mapping[str, Any]) -> Optional[str]:
+    """Whether the supervisor says that the passes since have failed."""
+    try:
+        trouble = host.read(f"{RUN}/trouble", cap=4096).decode("utf-8", "replace").strip()
+    except NotFound:
+        return None
+    return f"the last pass failed ({printable(trouble)}); what is shown was seen {document['updated']}"
 
 
 def remember(host: Host, event: Mapping[str, Any]) -> None:

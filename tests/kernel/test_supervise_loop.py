@@ -379,6 +379,18 @@ def test_a_crash_is_told_to_the_next_pass_and_the_supervisor_lives(daemon: Daemo
     assert daemon.next(lambda: daemon.signal(signal.SIGUSR1))["crashes"] == 0
 
 
+def test_while_passes_fail_a_file_says_so_to_everybody(daemon: Daemon) -> None:
+    trouble = daemon.directory / "trouble"
+    watch = {"trouble_file": str(trouble)}
+    armed(daemon, watch)
+    daemon.plan(watch, crash=True)
+    daemon.next(lambda: daemon.signal(signal.SIGUSR1))
+    wait(lambda: trouble.exists() and trouble.read_text(), "the trouble file")
+    assert trouble.read_text() == "ZeroDivisionError: by nought\n" and trouble.stat().st_mode & 0o777 == 0o644
+    daemon.plan(watch)
+    wait(lambda: not trouble.exists(), "the end of the trouble")
+
+
 def test_a_pass_that_hangs_is_killed_and_made_again(daemon: Daemon) -> None:
     daemon.plan(hang=True)
     daemon.start(environment={"DEADLINE": "0.5", "WATCHDOG_USEC": "400000"})

@@ -70,6 +70,14 @@ def test_an_old_document_is_unknown_and_says_since_when() -> None:
     assert status.exit_status(document, stale) == 3 and "UNKNOWN" in status.render(document, stale=stale)
 
 
+def test_what_was_seen_before_passes_failed_is_unknown_now() -> None:
+    host = published()
+    host.put(f"{publish.RUN}/trouble", b"ValueError: \x1b[2J\n")
+    document, stale = publish.latest(host)
+    assert stale and "the last pass failed (ValueError: " in stale and "\x1b" not in stale
+    assert status.exit_status(document, stale) == 3
+
+
 def test_a_daemon_that_is_gone_or_stopped_or_another_process_is_told() -> None:
     host = published()
     host.put("/proc/321/stat", b"321 (python3) T " + b"0 " * 40)

@@ -79,6 +79,7 @@ class Loop:
         self._pass: Optional[Pass] = None
         self._changers: dict[tuple[int, str], int] = {}  # → generation
         self._trouble = ""
+        self._marked = True  # a trouble file may be there, of a supervisor before this one
         self._stopping = False
         self._turns = 0  # in a row that had events at once
         self._wall_clock = wall
@@ -177,6 +178,7 @@ class Loop:
         full = not FULL.isdisjoint(made.wake.reasons)
         if made.watch:
             self._trouble = ""
+            self._mark("")
             self._schedule.ended(now, cost=cost, interval=made.watch.interval, again=made.watch.again, full=full)
             if full:
                 self._arm()
@@ -189,9 +191,29 @@ class Loop:
         """The next pass is told, and gets the reasons of this one."""
         self._trouble = trouble
         print(f"ec2ssh-agent: {trouble}", file=sys.stderr, flush=True)
+        self._mark(trouble)
         self._changers = {**dict.fromkeys(wake.by, 0), **self._changers}
         self._schedule.crashed(now, cost=cost, reasons=wake.reasons)
         self._published(wake, f"{trouble}; it will be made again")
+
+    def _mark(self, trouble: str) -> None:
+        """What the last good pass saw must not look like what is true now: `status` reads this file."""
+        path = self._list.trouble_file
+        if not path or not (trouble or self._marked):
+            return
+        try:
+            if trouble:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+                with open(os.open(path, flags, 0o644), "w", encoding="utf-8", errors="replace") as file:
+                    os.fchmod(file.fileno(), 0o644)  # whatever the umask
+                    file.write(f"{trouble}\n")
+            else:
+                os.unlink(path)
+        except FileNotFoundError:
+            trouble = ""  # there was none, or no directory to put one in
+        except OSError as error:
+            print(f"ec2ssh-agent: {path}: {error.strerror}", file=sys.stderr, flush=True)
+        self._marked = bool(trouble)
 
     def _published(self, wake: Wake, status: str) -> None:
         if "reload" in wake.reasons:

@@ -39,6 +39,7 @@ class WatchList(NamedTuple):
     generation: int = 0  # of nf_tables, as the pass last read the rules; 0: unknown
     probe: float = 0.0  # every so often, read sshd's banner; 0: never
     probe_at: tuple[str, int] = ("127.0.0.1", 22)
+    trouble_file: str = ""  # where it is written, for `status`, that the last pass failed; "": nowhere
     kept: bytes = b""  # for the next pass: what programs said that need not be asked again (host.py, `ask`)
 
 
@@ -48,6 +49,7 @@ def default(config_path: str) -> WatchList:
     units = ("ssh.service", "sshd.service", "ssh.socket", "sshd.socket")
     return WatchList(
         status="starting",
+        trouble_file="/run/ec2ssh-agent/trouble",
         directories=(
             (configuration or "/", (name, f"{name}.d"), "config"),
             (f"{config_path}.d", (), "config"),
