@@ -80,8 +80,13 @@ def latest(host: Host) -> tuple[Document, Optional[str]]:
             raise NoDaemon(f"{RUN}/{name} is not JSON: {error}") from error
         if not isinstance(document, dict) or not set(document) >= _KEYS or document["schema"] != SCHEMA:
             raise NoDaemon(f"{RUN}/{name} is not a status of this agent; `ec2ssh-agent check` looks now")
-        return document, age(document, stamp(host.now())) or _dead(host, document) or _failing(host, document)
+        return document, stale(host, document)
     raise NoDaemon("no daemon has looked yet (is ec2ssh-agent.service running?); `ec2ssh-agent check` looks now")
+
+
+def stale(host: Host, document: Document) -> Optional[str]:
+    """Why a document is not what is true now; None: it is, as far as anybody can tell."""
+    return age(document, stamp(host.now())) or _dead(host, document) or _failing(host, document)
 
 
 def _dead(host: Host, document: Mapping[str, Any]) -> Optional[str]:
