@@ -1,7 +1,9 @@
 """python3 -m ec2ssh_agent"""
 
-import sys
+import gc
 
-from .cli import main
+gc.disable()  # of what is imported nothing can be collected
 
-sys.exit(main())
+from .cli import process  # noqa: E402
+
+process()
