@@ -15,6 +15,9 @@ from .status import printable
 
 Answer = dict[str, Any]
 
+#: Seconds that a pass may take, its owners' tools included, before somebody who wants it to stop is told to come back.
+_PASS = 90.0
+
 
 def undoable(host: Host) -> Answer:
     """The changes that can still be taken back, newest first."""
@@ -49,16 +52,20 @@ def _latest(host: Host) -> Record:
 
 
 def pause(host: Host, duration: str) -> Answer:
-    """No repairs for so long, even over a reboot. Raises UsageError, AgentError."""
+    """No repairs for so long, even over a reboot: none is under way any more when this returns.
+
+    Raises UsageError, AgentError.
+    """
     try:
         seconds = parse_duration(duration)
     except ValueError as error:
         raise UsageError(f"{duration}: {error}") from error
-    with execute.lock(host):
+    with execute.lock(host, wait=_PASS):
         remembered = passes.recall(host)
         memory.save(host, memory.pause(remembered, memory.Clock(host.now(), host.monotonic()), seconds))
         until = publish.stamp(host.now() + seconds)
         _note(host, "pause", f"repairs paused until {until}")
+    _look_again(host)  # `status` says so
     return {"schema": "ec2ssh-agent.pause/1", "until": until, "text": f"no repairs until {until}\n"}
 
 
@@ -67,10 +74,14 @@ def resume(host: Host) -> Answer:
     with execute.lock(host):
         memory.save(host, memory.resume(passes.recall(host)))
         _note(host, "resume", "repairs resumed")
-    # The daemon watches for this file: what it held back is due now.
+    _look_again(host)  # what the daemon held back is due now
+    return {"schema": "ec2ssh-agent.resume/1", "text": "repairs are on again\n"}
+
+
+def _look_again(host: Host) -> None:
+    """The daemon watches for this file."""
     host.mkdir(publish.RUN, sync=False)
     host.replace(f"{publish.RUN}/request", b"", mode=0o600, like=False, sync=False)
-    return {"schema": "ec2ssh-agent.resume/1", "text": "repairs are on again\n"}
 
 
 def purge(host: Host, *, undo_first: bool) -> Answer:

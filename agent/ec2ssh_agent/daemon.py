@@ -83,7 +83,6 @@ def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Opt
     previous = _previous(host)
     probe = bool({"start", "timer", "queue", "banner", "request", "verify"} & set(wake.reasons))
     now = passes.look(host, config, remembered, probe=probe)
-    remembered = learn.after(host, config, remembered, now.facts, now.assessment)
     done = _mend(host, config, remembered, now, wake)
     if not done.records:
         done = withdraw.idle_openings(host, config, done)
@@ -102,36 +101,44 @@ def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Opt
 
 def _mend(host: Host, config: Config, remembered: memory.Memory, now: passes.Look, wake: Wake) -> Done:
     """Repairs; a fault that has to settle for a moment only is waited for, and looked at again."""
-    by = tuple(f"{program} (pid {pid})" for pid, program in wake.by)
-    done = passes.mend(
-        host,
-        config,
-        remembered,
-        now,
-        actor="daemon",
-        allow_disable=False,
-        busy=channel.busy,
-        stopping=channel.stopping,
-        by=by,
-    )
+    by = tuple(_who(host, pid, program) for pid, program in wake.by)
+
+    def mend(remembered: memory.Memory, now: passes.Look) -> Done:
+        return passes.mend(
+            host,
+            config,
+            learn.after(host, config, remembered, now.facts, now.assessment),
+            now,
+            actor="daemon",
+            allow_disable=False,
+            busy=channel.busy,
+            stopping=channel.stopping,
+            by=by,
+        )
+
+    done = mend(remembered, now)
     nap = done.again
     if done.records or nap is None or nap > _NAP or channel.stopping():
         return done
     done = passes.keep(host, done)
     host.sleep(nap)
-    again = passes.look(host, config, done.memory)
-    remembered = learn.after(host, config, done.memory, again.facts, again.assessment)
-    return passes.mend(
-        host,
-        config,
-        remembered,
-        again,
-        actor="daemon",
-        allow_disable=False,
-        busy=channel.busy,
-        stopping=channel.stopping,
-        by=by,
-    )
+    return mend(done.memory, passes.look(host, config, done.memory))
+
+
+def _who(host: Host, pid: int, program: str) -> str:
+    """Who changed the rules, with its unit while it lives.
+
+    The kernel tells the pid of the outermost pid namespace; inside a container, and once it is used again, it is
+    another's: then the name differs. Source: proc_pid_comm(5), proc_pid_cgroup(5).
+    """
+    text = f"{program} (pid {pid}"
+    try:
+        alive = host.read(f"/proc/{pid}/comm").decode("utf-8", "replace").rstrip("\n") == program
+        group = host.read(f"/proc/{pid}/cgroup").decode("utf-8", "replace") if alive else ""
+    except HostError:
+        group = ""
+    units = [part for part in group.replace("\n", "/").split("/") if part.endswith((".service", ".scope"))]
+    return f"{text}, {units[-1]})" if units else f"{text})"
 
 
 def _add(done: Done, finding: Optional[Finding]) -> Done:

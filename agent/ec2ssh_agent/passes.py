@@ -32,6 +32,8 @@ from .status import Document
 from .steps import CHANGE, Ladder, Rung, commands
 
 _RETRY = 1.0  # seconds
+#: Seconds from a repair to a look whether it lasts. It waits for no budget: whoever reverts it may use that up.
+_VERIFY = 1.0
 
 
 class Look(NamedTuple):
@@ -150,6 +152,8 @@ def mend(
     if {fault for fault, _ in tried} & _critical(now.assessment):
         # What did not help may help in a moment (somebody else was at work); the circuit bounds how often.
         again = _RETRY if again is None else min(again, _RETRY)
+    elif made:
+        again = _VERIFY if again is None else min(again, _VERIFY)
     return Done(now, remembered, tuple(made), advice, again)
 
 

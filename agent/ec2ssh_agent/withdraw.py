@@ -23,9 +23,13 @@ _QUIET = 3.0  # seconds since the repair: what made it needed may still be at wo
 
 
 def idle_openings(host: Host, config: Config, done: Done) -> Done:
-    """Takes back each opening that is needed no more; at most one a pass, since each changes what the next hangs on."""
+    """Takes back each opening that is needed no more; at most one a pass, since each changes what the next hangs on.
+
+    `pause` holds for this, too: whoever paused the agent wants the rules left alone.
+    """
     ruleset = done.look.ruleset
-    if ruleset is None or config.repair_mode != "repair":
+    clock = memory.Clock(host.now(), host.monotonic())
+    if ruleset is None or config.repair_mode != "repair" or memory.paused(done.memory, clock):
         return done
     for name in _marked(ruleset):
         try:
