@@ -172,11 +172,14 @@ def _tell(host: Host, config: Config, made: Document, previous: Optional[Mapping
 
     Reports come first: an agent that is killed in between tells them again, with new keys, rather than never.
     """
-    from .report import command, console, spool
+    from .report import console, spool
 
     try:
         spool.tell(host, config, made, previous)
-        command.start(host, config)
+        if config.report_url:
+            from .report import command
+
+            command.start(host, config)
     except HostError as error:
         print(f"ec2ssh-agent: not reported: {error}", flush=True)
     for failure in publish.publish(host, made):

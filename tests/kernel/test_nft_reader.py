@@ -179,9 +179,18 @@ def test_rules_that_change_while_they_are_read_are_read_again(host: Namespace) -
 
 
 def test_rules_that_never_stand_still_are_unseen(host: Namespace) -> None:
-    host.run("nft", RULES % 1)
-    got = read(host, change=f"nft '{RULES % 2}'", times=100)
+    host.run("iptables-nft", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
+    got = read(host, change="iptables-nft -A INPUT -s 192.0.2.2 -j DROP", times=100)
     assert got["unseen"] == "the rules were changed while they were read, 5 times in a row"
+
+
+def test_other_rules_may_change_all_the_time(host: Namespace) -> None:
+    host.run("iptables-nft", "-A", "INPUT", "-s", "192.0.2.1", "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP")
+    host.run("nft", "table inet x { chain y { }; }")
+    host.run("nft", "table ip t { set s { type ipv4_addr; elements = { 192.0.2.2 }; }; "
+             "chain i { type filter hook input priority 0; ip saddr @s drop; }; }")  # fmt: skip
+    got = read(host, "192.0.2.1", "192.0.2.2", "192.0.2.3", change="nft add rule inet x y drop", times=100)
+    assert got["outcomes"] == {"192.0.2.1": "timeout", "192.0.2.2": "timeout", "192.0.2.3": "connected"}
 
 
 def test_a_set_that_changes_while_it_is_fetched_is_read_again(host: Namespace) -> None:

@@ -1,8 +1,10 @@
 """The packet filter's rules as the kernel has them, of all backends, as one Ruleset.
 
 nf_tables is read with `nft -j -t`, all of one generation: if that is another one after the reading than before it, all
-is read again. Rules that iptables-nft made of extensions are taken from what iptables-nft-save prints at their place.
-Legacy tables are read only where /proc/net/ip_tables_names has some, for asking otherwise makes them.
+is read again. Where rules change all the time that would never end: there it is enough that those tables of which more
+was read than nft lists are the same in a second listing. Rules that iptables-nft made of extensions are taken from what
+iptables-nft-save prints at their place. Legacy tables are read only where /proc/net/ip_tables_names has some: asking
+otherwise makes them.
 
 What is costly is read when the analysis meets it (`resolve`): the elements of named sets, and on hosts with more than
 2,000 rules every chain but the base chains. What is not read yet is unknown to the analysis, never empty.
@@ -15,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Optional
 
 from .. import netlink
@@ -231,7 +233,7 @@ class Reader:
                 if attempt == _TRIES - 1 or generation(host) == reader.generation:
                     raise
                 continue
-            if generation(host) == reader.generation:
+            if generation(host) == reader.generation or reader._steady():
                 return reader
         raise Failed(f"the rules were changed while they were read, {_TRIES} times in a row")
 
@@ -252,7 +254,7 @@ class Reader:
                         self._large.forget()
             except HostError:
                 self._given_up.add((label, name))
-        if generation(host) == self.generation:
+        if generation(host) == self.generation or self._steady():
             return self.ruleset()
         self._given_up.update(wanted)
         if self._restarts >= _TRIES:
@@ -260,6 +262,18 @@ class Reader:
         fresh = Reader.read(host)
         fresh._restarts = self._restarts + 1
         return fresh.ruleset()
+
+    def _steady(self) -> bool:
+        """The tables of which more was read than nft listed are what they were: only others changed meanwhile.
+
+        nft lists one generation. A rule that is changed or moved gets a new handle: what is listed alike is the same.
+        """
+        if not self._listing or self._large:
+            return False
+        listed = self._tools.nft("-t", "list", "ruleset", now=True)
+        more = {*self._saved, *(label for label, _ in self._elements)}
+        before, self._listing = self._listing, listed
+        return list(_of_tables(before, more)) == list(_of_tables(listed, more))
 
     def ruleset(self) -> Live:
         tables = self._large.tables(self._parse) if self._large else self._parse(self._listing)
@@ -398,9 +412,9 @@ class _Tools:
             self.host.forget(argv)  # what of it is used, packets change
         return ran
 
-    def nft(self, *words: str) -> list[object]:
-        """What `nft -j` lists."""
-        ran = (self._static if words[0] == "-t" else self._run)("nft", "-j", *words)
+    def nft(self, *words: str, now: bool = False) -> list[object]:
+        """What `nft -j` lists; with `now` not what it listed before."""
+        ran = (self._static if words[0] == "-t" and not now else self._run)("nft", "-j", *words)
         listed = nftables.load(ran.out).get("nftables")
         return listed if isinstance(listed, list) else []
 
@@ -461,6 +475,15 @@ def _bodies(listing: Iterable[object], kind: str) -> Iterator[Json]:
         body = entry.get(kind) if isinstance(entry, dict) else None
         if isinstance(body, dict):
             yield body
+
+
+def _of_tables(listing: Iterable[object], labels: Collection[str]) -> Iterator[object]:
+    """What makes up these tables: of rules the place and handle (their counters change), of the rest all."""
+    for entry in listing:
+        for kind, body in entry.items() if isinstance(entry, dict) else ():
+            name = body.get("name") if kind == "table" else body.get("table")
+            if f"{body.get('family')} {name}" in labels:
+                yield (kind, body["chain"], body["handle"]) if kind == "rule" else body
 
 
 def _hook(body: Json) -> str:

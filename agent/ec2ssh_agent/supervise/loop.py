@@ -41,7 +41,8 @@ _RESTART = 1.0  # seconds that systemd gets to restart a killed sshd
 _STOP = 15.0  # seconds that a pass gets to finish or roll back when the daemon stops
 _JUMP = 2.0  # seconds that the wall clock may move against the other one
 _CHANGERS = 16  # programs that changed the rules, remembered until the next pass
-_FLOOD, _NAP = 8, 0.05  # so many turns without a pause, and events are gathered for a while before they are read
+# So many turns with shorter pauses, and events are gathered for a while before they are read.
+_FLOOD, _PAUSE, _NAP = 8, 0.05, 0.1
 
 
 def clock() -> float:
@@ -109,7 +110,7 @@ class Loop:
         before = clock()
         events = self._epoll.poll(max(0.0, self._next() - before))
         now = clock()
-        self._turns = self._turns + 1 if events and now - before < _NAP else 0
+        self._turns = self._turns + 1 if events and now - before < _PAUSE else 0
         for descriptor, _ in events:
             handler = self._handlers.get(descriptor)
             if handler:  # an earlier event of this turn may have closed it
