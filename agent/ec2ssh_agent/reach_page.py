@@ -43,7 +43,9 @@ class _Row(NamedTuple):
 
     @property
     def martian(self) -> bool:
-        return all(rule.table is None and rule.text.startswith("martian") for rule in self.rules)
+        return self.rules[0].table is None and all(
+            rule.table is None and rule.text.startswith("martian") for rule in self.rules
+        )
 
 
 class _Ink:

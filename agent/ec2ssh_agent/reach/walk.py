@@ -69,6 +69,7 @@ _DEEPEST = 100
 _MOST_STATES = 4096
 _MOST_VISITS = 2_000_000
 _MOST_PORTS = 64
+_ENDS = frozenset((Kind.ACCEPT, Kind.DROP))
 #: What may come of a packet that goes where nobody can look.
 POSSIBLE = tuple(outcome for outcome in Outcome if outcome is not Outcome.UNCERTAIN)
 
@@ -348,14 +349,25 @@ class Walk:
             raise AnalysisError(f"table {base.table.label}: a packet may visit too many rules ({_MOST_VISITS})")
         self._active.append(chain.name)
         frame = _Frame(base, chain, flows=flows, depth=depth)
-        run = self._run
+        viewed: Optional[State] = None
+        view: Optional[View] = None
         for rule in chain.rules:
+            items = rule.items
             for state, sources in tuple(flows.items()):
-                view = self._views.get(state) or self._view(state)
-                place, part = view.leading(rule.items)
+                if view is None or state is not viewed:
+                    viewed, view = state, self._view(state)
+                place, part = view.leading(items)
                 if part == ():
                     continue
-                run(frame, rule, _Group(state, sources, part), place)
+                item = items[place] if place < len(items) else None
+                if isinstance(item, Verdict) and item.kind in _ENDS and self.visits is None:
+                    # What _run would do with it; most rules of a long ruleset are such.
+                    ranges = sources.drain() if part is None else sources.cut(part)
+                    if ranges:
+                        end = self._accept if item.kind is Kind.ACCEPT else self.lose
+                        end(self._key(frame, rule), state, ranges)
+                else:
+                    self._run(frame, rule, _Group(state, sources, part), place)
                 if not sources and flows.get(state) is sources:
                     del flows[state]
             if frame.put:
@@ -396,7 +408,7 @@ class Walk:
     def _run(self, frame: _Frame, rule: Rule, group: _Group, start: int = 0) -> None:
         """The items of a rule from `start` on, for a group for which all before matched."""
         state = group.state
-        view = self._views.get(state) or self._view(state)
+        view = self._view(state)
         items = rule.items
         for place in range(start, len(items)):
             item = items[place]
