@@ -12,7 +12,7 @@ from typing import Optional
 
 from .assessment import Assessment, Gap
 from .config import Config
-from .facts import Banner, Facts, Sshd, UnitState
+from .facts import Banner, Facts, Sshd, UnitState, intruders
 from .model import Fact, Finding, Health, Seen, Severity, Symptom, T
 from .plain import NamedTuple
 from .reach import addresses
@@ -435,7 +435,11 @@ def _outside(look: _Look, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Findi
             Severity.CRITICAL,
             Symptom.REFUSED,
             f"sshd runs, but does not listen where clients come in: {where}",
-            ("listening: " + (", ".join(addresses_) or "nowhere"), *("ListenAddress " + a for a in _listen(look))),
+            (
+                "listening: " + (", ".join(addresses_) or "nowhere"),
+                *("ListenAddress " + a for a in _listen(look)),
+                *(f"{listen_text(i.family, i.address, i.port)} is held by {i.unit}" for i in intruders(look.sshd)),
+            ),
             _SSHD_STEP,
         )
 

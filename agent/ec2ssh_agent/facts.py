@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from .model import Fact, Unseen
+from .model import Fact, Seen, Unseen
 from .plain import NamedTuple
 from .reach.question import Route, RoutingRule
 from .reach.ruleset import Family, Ruleset
@@ -105,6 +105,18 @@ class Sshd(NamedTuple):
     session: Fact[bool] = _NOT_LOOKED  # OpenSSH 9.8 and later: who serves a client gets the keys from who listens
     forbidden: Fact[bool] = _NOT_LOOKED  # /etc/ssh/sshd_not_to_be_run
     reasons: Fact[tuple[str, ...]] = _NOT_LOOKED  # sshd's own last words in the journal
+
+
+def intruders(sshd: Sshd) -> tuple[Listener, ...]:
+    """Listeners on sshd's ports that are surely another unit's: sshd's own listens there, too, at other addresses."""
+    if not (isinstance(sshd.listeners, Seen) and isinstance(sshd.port, Seen)):
+        return ()
+    own = {fact.value.name for fact in (sshd.unit, sshd.socket_unit) if isinstance(fact, Seen)} - {""}
+    there = [item for item in sshd.listeners.value if item.port in sshd.port.value]
+    if not any(item.unit in own for item in there):
+        return ()
+    # Under socket activation systemd listens itself.
+    return tuple(item for item in there if item.unit not in ("", "init.scope", *own))
 
 
 class Ufw(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Optional
 
 from .config import Config
 from .diagnose import PRIVSEP, listen_text, seen
-from .facts import Facts, UnitState
+from .facts import Facts, UnitState, intruders
 from .model import Finding, Seen, Unseen
 from .steps import Directory, HostKeys, Ladder, Mode, Run, Rung, Step, Write
 
@@ -166,6 +166,9 @@ def _configuration(
         why = "the last configuration with which SSH was healthy, and nothing of the files that came later"
         rungs.append(_rung("known-good-only", why, (*writes, *emptied, *start)))
     if finding.id in _MISPLACED and not rungs:
+        held = intruders(facts.sshd)
+        if held:
+            return Ladder(finding, withheld=f"{held[0].unit} holds the address; the agent ends no program of others")
         if not _unbound(facts):
             return Ladder(finding, withheld="sshd listens on all that it is told to: a restart would change nothing")
         # sshd may have been started before its address was there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .config import Config
-from .facts import Facts, Machine, Sshd
+from .facts import Facts, Machine, Sshd, UnitState
 from .host import Host
 from .model import Seen, Unseen, UsageError
 from .observe import bypass, network, question, rulesets, sockets, wrappers
@@ -74,7 +74,8 @@ def _sshd(host: Host, config: Config) -> tuple[Sshd, list[str]]:
         usual = any(all(host.exists(f"{mount}{group}") for group in groups) for mount in _MOUNTS)
         if mine and len(ports) == 1 and usual:
             kept = tuple(item for item in listening.value if not item.uid or item.unit in _UNITS)
-            return Sshd(listeners=Seen(kept, listening.where), port=Seen(ports, "sshd's listeners")), groups
+            unit = Seen(UnitState(mine[0].unit))
+            return Sshd(listeners=Seen(kept, listening.where), port=Seen(ports, "sshd's listeners"), unit=unit), groups
     from .observe import sshd, systemd
 
     units = systemd.collect(host)

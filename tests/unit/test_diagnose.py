@@ -201,6 +201,16 @@ def test_another_program_on_the_port_is_not_sshd() -> None:
     assert Judged(sshd=on_demand._replace(banner=Seen(Banner("", 2.0)))).ids == ["sshd-banner-late"]
 
 
+def test_an_address_that_another_program_took_first_is_not_sshds() -> None:
+    web = Listener(V4, 0, 22, unit="web.service")
+    half = GOOD._replace(listeners=Seen((web, Listener(V6, 0, 22, v6only=True, unit="ssh.service"))))
+    made = Judged(sshd=half)
+    assert made.ids == ["sshd-not-listening-outside"] and made.typed == []
+    assert "web.service" in made.assessment.findings[0].evidence[-1] and "web.service" in made.ladders[0].withheld
+    by_hand = GOOD._replace(listeners=Seen((web._replace(unit="session-1.scope"),)))
+    assert Judged(sshd=by_hand).health is Health.OK
+
+
 def test_dropbear_answers_clients_as_well() -> None:
     dropbear = IDLE._replace(installed=Seen(""), unit=Seen(UnitState("")), socket_unit=Seen(UnitState("")))
     made = Judged(sshd=dropbear._replace(banner=Seen(Banner("SSH-2.0-dropbear_2022.83", 0.0))))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 
 from ..config import Config
-from ..facts import Facts, Interface, Network
+from ..facts import Facts, Interface, Network, intruders
 from ..model import Seen
 from ..plain import NamedTuple
 from ..reach.question import Link, Listening, Local, Question, Route
@@ -104,7 +104,10 @@ def ask(facts: Facts, config: Config) -> Question:
     port = ports(facts)[0]
     listeners = facts.sshd.listeners
     if isinstance(listeners, Seen):
-        listening = tuple(Listening(i.family, i.address, i.port, i.v6only, i.device) for i in listeners.value)
+        others = intruders(facts.sshd)
+        listening = tuple(
+            Listening(i.family, i.address, i.port, i.v6only, i.device) for i in listeners.value if i not in others
+        )
     else:
         listening = tuple(Listening(family, 0, any_, v6only=True) for family in Family for any_ in ports(facts))
     if not isinstance(facts.network, Seen):
