@@ -1,4 +1,5 @@
-"""Debian's Prometheus, Alertmanager and node_exporter, run on loopback from a cache; OpenTelemetry's own protocol.
+"""Debian's Prometheus, Alertmanager, node_exporter and VictoriaMetrics, run on loopback from a cache; OpenTelemetry's
+own protocol.
 
 The packages are downloaded and unpacked, not installed: no service of theirs starts here. Alertmanager wants its files
 below /usr/share: each program runs in a mount namespace in which they seem to be there.
@@ -21,6 +22,7 @@ from typing import Any, Optional
 CACHE = Path("/var/cache/ec2ssh-agent/monitoring")
 _PACKAGES = ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter")
 _PROTOCOL = "opentelemetry-proto"
+_TRIXIE = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main\n"
 
 
 def programs() -> Path:
@@ -31,6 +33,30 @@ def programs() -> Path:
             for package in directory.glob("*.deb"):
                 subprocess.run(["dpkg-deb", "-x", package, directory / "root"], check=True, timeout=120)
     return CACHE / "programs/root/usr/bin"
+
+
+def victoria_metrics() -> Path:
+    """Debian 13's VictoriaMetrics, which receives OTLP and answers PromQL.
+
+    Debian takes the OTLP receiver out of its Prometheus, in 13 and after; Debian 12's VictoriaMetrics has none yet.
+    """
+    with _cached("trixie-victoria-metrics") as directory:
+        if directory:
+            (directory / "sources.list").write_text(_TRIXIE)
+            for part in ("lists/partial", "cache/archives/partial"):
+                (directory / part).mkdir(parents=True, exist_ok=True)
+            options = {
+                "Dir::Etc::SourceList": directory / "sources.list", "Dir::Etc::SourceParts": "-",
+                "Dir::State::Lists": directory / "lists", "Dir::Cache": directory / "cache",
+                "APT::Sandbox::User": "root",
+            }  # fmt: skip
+            apt = ["apt-get", "-qq", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
+            subprocess.run([*apt, "update"], check=True, timeout=300)
+            subprocess.run([*apt, "download", "victoria-metrics"], cwd=directory, check=True, timeout=300)
+            for package in directory.glob("*.deb"):
+                subprocess.run(["dpkg-deb", "-x", package, directory / "root"], check=True, timeout=120)
+                package.unlink()
+    return CACHE / "trixie-victoria-metrics/root/usr/bin/victoria-metrics"
 
 
 def protocol() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import subprocess
@@ -18,7 +19,7 @@ from ec2ssh_agent.config import Config
 from ec2ssh_agent.host import Host
 from ec2ssh_agent.report import content, formats, metrics, spool
 from ec2ssh_agent.report.reporter import Reporter
-from monitoring import eventually, fetch, free_port, programs, protocol, running
+from monitoring import eventually, fetch, free_port, programs, protocol, running, victoria_metrics
 
 OUTCOMES = ("connected", "timeout", "refused", "unreachable", "closed", "uncertain")
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,12 +169,42 @@ scrape_configs: [{{job_name: node, static_configs: [{{targets: ["{exporter}"]}}]
         assert not empty
 
 
+def test_otlp_to_a_receiver_that_is_not_ours(tmp_path: Path) -> None:
+    """The reporter's heartbeat to VictoriaMetrics, which takes protobuf and no JSON; asked for again by PromQL."""
+    host, status = host_in(tmp_path), document("unreachable")
+    publish(host, status)
+    base = f"http://127.0.0.1:{free_port()}"
+    with running(
+        tmp_path / "vm.log", victoria_metrics(), f"-httpListenAddr={base[7:]}", f"-storageDataPath={tmp_path}/vm",
+        "-search.latencyOffset=0s", "-memory.allowedBytes=64MB", ready=f"{base}/health",
+    ):  # fmt: skip
+        config = Config(report_url=f"{base}/opentelemetry", report_format="otlp", identity_imds="off")
+        done = Reporter(host, config).run()
+        assert (done.sent, done.parked) == (1, 0), done
+        fetch(f"{base}/internal/force_flush")
+        eventually(lambda: query(base, "ec2ssh_agent_info"), "the metrics do not arrive")
+        seen = {
+            (series["metric"]["__name__"], *(series["metric"].get(key, "") for key in ("state", "id", "outcome"))):
+            float(series["value"][1])
+            for series in query(base, '{host.id="i-0123456789abcdef0",service.name="ec2ssh-agent"}')
+        }  # fmt: skip
+    said = {
+        (family.name, *(dict(labels).get(key, "") for key in ("state", "id", "outcome"))): value
+        for family in metrics.families(status)
+        for labels, value in family.samples
+    }
+    assert seen == pytest.approx(said) and seen["ec2ssh_health", "unreachable", "", ""] == 1
+
+
 PARSE = """
-import json, sys
+import base64, json, sys
 from google.protobuf.json_format import Parse
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest as Logs
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest as Metrics
-metrics, logs = (Parse(line, kind()) for line, kind in zip(sys.stdin, (Metrics, Logs)))
+given = [json.loads(line) for line in sys.stdin]
+metrics, logs = (Parse(text, kind()) for (text, _), kind in zip(given, (Metrics, Logs)))
+for (_, binary), message in zip(given, (metrics, logs)):
+    assert type(message).FromString(base64.b64decode(binary)) == message
 (scope,) = metrics.resource_metrics[0].scope_metrics
 (record,) = logs.resource_logs[0].scope_logs[0].log_records
 print(json.dumps({
@@ -187,7 +218,7 @@ print(json.dumps({
 
 
 def test_opentelemetry_reads_what_we_send() -> None:
-    """With OpenTelemetry's own definitions, by which an unknown field or a wrong type is an error."""
+    """With OpenTelemetry's own definitions: no field is unknown, none of a wrong type, in JSON and in protobuf."""
     status = document("unreachable")
     beat = content.report(status, previous=status, kind="heartbeat", id="a", sequence=1)
     change = content.report(status, previous=None, kind="change", id="b", sequence=2)
@@ -196,8 +227,9 @@ def test_opentelemetry_reads_what_we_send() -> None:
         formats.request_of(change, "otlp", interval=300),
     ]
     assert [request.path for request in sent] == ["/v1/metrics", "/v1/logs"]
+    lines = [json.dumps([request.body.decode(), base64.b64encode(request.binary().body).decode()]) for request in sent]
     ran = subprocess.run(
-        [sys.executable, "-c", PARSE], input=b"\n".join(request.body for request in sent), capture_output=True,
+        [sys.executable, "-c", PARSE], input="\n".join(lines).encode(), capture_output=True,
         env={"PYTHONPATH": str(protocol())}, timeout=60,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr.decode()

@@ -61,7 +61,7 @@ def test_https_with_private_ca_client_certificate_token_and_signature(tmp_path: 
     )  # fmt: skip
     with serving(reply("202 Accepted"), tls=tls(ca, client=True)) as server:
         answer = send(config._replace(report_url=url(server, "https")))
-        assert answer == Answer(Outcome.DELIVERED, "202 Accepted")
+        assert answer == Answer(Outcome.DELIVERED, "202 Accepted", code=202)
     (got,) = server.got
     assert (got.method, got.path, got.body) == ("POST", "/in", BODY)
     assert got.headers["content-encoding"] == "gzip" and len(got.raw) < len(BODY)
@@ -96,7 +96,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "s.sock")
     with serving(unix=path) as server:
         answer = send(Config(report_url="http+unix://" + path.replace("/", "%2F") + "/v1/in?a=b"))
-        assert answer == Answer(Outcome.DELIVERED, "200 OK")
+        assert answer == Answer(Outcome.DELIVERED, "200 OK", code=200)
     assert server.got[0].path == "/v1/in?a=b" and server.got[0].body == BODY
 
 
@@ -183,7 +183,7 @@ def test_an_endpoint_that_does_not_take_gzip() -> None:
 
     with serving(behaviour) as server:
         answer = send(Config(report_url=url(server)))
-    assert answer == Answer(Outcome.DELIVERED, "200 OK", plain=True)
+    assert answer == Answer(Outcome.DELIVERED, "200 OK", plain=True, code=200)
     assert server.got[1].raw == BODY
 
 

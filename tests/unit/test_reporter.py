@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -322,6 +323,36 @@ def test_a_long_queue_is_listed_once_in_a_while(tmp_path: Path) -> None:
         assert len(server.got) == 61 and host.listings < 10 and host.reads < 200
 
 
+@pytest.mark.parametrize("refusal", ["400 Bad Request", "415 Unsupported Media Type"])
+def test_a_receiver_of_otlp_that_takes_protobuf_alone(tmp_path: Path, refusal: str) -> None:
+    def behaviour(got: Got, connection: socket.socket) -> None:
+        good = got.headers["content-type"] == "application/x-protobuf"
+        reply("200 OK" if good else refusal)(got, connection)
+
+    host = host_in(tmp_path)
+    with serving(behaviour) as server:
+        config = config_for(server, report_format="otlp")
+        spool.enqueue(host, config, example(), None, "change")
+        assert Reporter(host, config).run().sent == 2
+        kinds = [got.headers["content-type"].rpartition("/")[2] for got in server.got]
+        # What it takes is learned once (a 415 may be gzip's).
+        assert kinds.count("json") <= 2 and kinds[-2:] == ["x-protobuf"] * 2
+        assert [got.path for got in server.got][-2:] == ["/in/v1/logs", "/in/v1/metrics"]
+        assert len({got.headers["idempotency-key"] for got in server.got}) == 2
+        host.sleep(300)
+        Reporter(host, config).run()
+        assert [got.headers["content-type"] for got in server.got][len(kinds) :] == ["application/x-protobuf"]
+
+
+def test_what_is_wrong_in_either_encoding_is_parked_with_the_first_reason(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    with serving(reply("400 Bad Request", body=b"no")) as server:
+        config = config_for(server, report_format="otlp")
+        spool.enqueue(host, config, example(), None, "change")
+        assert Reporter(host, config).run().parked == 2
+        assert len(server.got) == 4 and spool.summary(host, config)["parked_because"] == "400 Bad Request: no"
+
+
 def test_one_report_alone(tmp_path: Path) -> None:
     host = host_in(tmp_path)
     with serving() as server:
@@ -439,25 +470,48 @@ def test_a_heartbeat_costs_little(tmp_path: Path) -> None:
     assert min(spent) <= 0.3
 
 
-@pytest.mark.slow
-def test_two_hundred_reporters_and_one_server(tmp_path: Path) -> None:
-    """As many at a time as this machine can run: each report arrives, once by its key."""
-    accepted, commands = [], []
-    with serving() as server:
-        for number in range(200):
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_many_reporters_at_once_and_one_server(tmp_path: Path, count: int) -> None:
+    """All are alive together, wait at their locks, and are let go at once: each report arrives, once by its key."""
+    started: list[subprocess.Popen[bytes]] = []
+    accepted: list[str] = []
+    with contextlib.ExitStack() as stack, serving() as server:
+        locks = stack.enter_context(contextlib.ExitStack())
+        for number in range(count):
             directory = tmp_path / str(number)
             directory.mkdir()
             host = host_in(directory, Host)
             publish(host, {**example(), "instance": {"id": f"i-{number:017x}"}, "valid_until": "2099-01-01T00:00:00Z"})
             accepted.append(spool.enqueue(host, config_for(server), example(), None, "change"))
-            commands.append(_program(directory, server))
-        for first in range(0, len(commands), 20):
-            batch = commands[first : first + 20]
-            started = [subprocess.Popen(command, env=environment) for command, environment in batch]
-            assert [process.wait(300) for process in started] == [0] * len(batch)
+            locks.enter_context(host.lock(f"{spool.REPORTER}/lock"))
+            command, environment = _program(directory, server)
+            started.append(
+                stack.enter_context(subprocess.Popen([*command, "--now"], env=environment, stdout=subprocess.DEVNULL))
+            )
+            stack.callback(started[-1].kill)
+        _wait_until(lambda: all(_has_open(process.pid, "ec2ssh-agent-report/lock") for process in started), 180)
+        assert [process.poll() for process in started] == [None] * count and server.got == []
+        let_go = time.monotonic()
+        locks.close()
+        assert [process.wait(180) for process in started] == [0] * count
+        print(f"{count} reporters: all done {time.monotonic() - let_go:.1f} s after they were let go")
         ids = [report["id"] for report in reports(server) if report["kind"] == "change"]
         beats = {report["instance"]["id"] for report in reports(server) if report["kind"] == "heartbeat"}
-    assert sorted(ids) == sorted(accepted) and len(beats) == 200
+    assert sorted(ids) == sorted(accepted) and len(beats) == count
+
+
+def _has_open(pid: int, name: str) -> bool:
+    """Whether a process has a file open whose path ends so."""
+    with contextlib.suppress(FileNotFoundError):
+        return any(os.readlink(link).endswith(name) for link in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+def _wait_until(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_spool_full_of_rubbish(tmp_path: Path) -> None:

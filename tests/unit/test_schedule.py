@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import heapq
+import json
 import os
 import random
 from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
-from ec2ssh_agent.report import schedule
+import pytest
+
+from ec2ssh_agent.config import Config
+from ec2ssh_agent.host import Host
+from ec2ssh_agent.report import schedule, spool
+from ec2ssh_agent.report.delivery import WHOLE, Answer, Endpoint, Outcome
+from ec2ssh_agent.report.formats import Request
+from ec2ssh_agent.report.reporter import STAY, TIMER, Reporter
+from status_example import example
 
 AGENTS = 100_000
+EPOCH = 1_800_000_000.0
 INTERVAL = 300.0
 
 
@@ -44,36 +56,128 @@ def test_the_delays_grow_and_are_full_jitter() -> None:
     assert schedule.delay(0, lambda: 0.0, retry_after=1e9) == schedule.RETRY_AFTER_MOST
 
 
-def test_an_outage_ends_without_a_storm() -> None:
-    """Each agent is started at its own place in the five minutes (the timer), and sends when its back-off allows it.
+def attempts(
+    identity: str, place: float, changes: tuple[float, ...], *, until: float, draw: Callable[[], float],
+    down: tuple[float, float], interval: float = INTERVAL,
+) -> Iterator[float]:  # fmt: skip
+    """When one agent sends, by reporter.py's rules: `test_the_simulated_agent_is_the_reporter` proves that they are.
 
-    The endpoint is down for an hour; afterwards no second, smoothed over ten, sees more than twice the steady rate.
+    `place` is its timer's in the five minutes; `changes` are the times of reports; the endpoint is `down` from, until.
     """
+    starts = sorted([*(place + TIMER * k for k in range(int(until / TIMER) + 1)), *changes])
+    failures, not_before, done, last, over = 0, 0.0, 0, -1, -1.0
+    for now in starts:
+        if now < over or now > until:
+            continue
+        end = now + STAY
+        while True:
+            waiting = done < sum(change <= now for change in changes)
+            slot = schedule.slot(identity, interval, EPOCH + now)
+            if not waiting and slot == last:
+                break
+            wait = not_before - now
+            if wait > 0:
+                if now + wait > end:
+                    break
+                now += min(wait, 1.0) if changes and not waiting else wait
+                continue
+            yield now
+            last = last if waiting else slot
+            if down[0] <= now < down[1]:
+                not_before = now + schedule.delay(failures, draw)
+                failures += 1
+            else:
+                failures, not_before, done = 0, 0.0, done + waiting
+        over = now
+
+
+def seeded() -> random.Random:
     seed = int(os.environ.get("EC2SSH_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"seed {seed}")
-    chance = random.Random(seed)
-    agents = AGENTS // 5
-    outage = (600.0, 600.0 + 3600.0)
-    failures, not_before, slots = [0] * agents, [0.0] * agents, [-1] * agents
-    names = identities(agents)
-    started = [(schedule.offset("timer " + name, INTERVAL), number) for number, name in enumerate(names)]
-    heapq.heapify(started)
+    return random.Random(seed)
+
+
+class Recording(Endpoint):
+    """An endpoint that is down for a while, and writes down when it was asked."""
+
+    def __init__(self, host: Host, down: tuple[float, float]) -> None:
+        self.host, self.down = host, down
+        self.asked: list[float] = []
+
+    def send(
+        self, request: Request, *, id: str, now: float, plain: bool = False, binary: bool = False, whole: float = WHOLE
+    ) -> Answer:
+        since = now - EPOCH
+        self.asked.append(since)
+        return Answer(Outcome.RETRY if self.down[0] <= since < self.down[1] else Outcome.DELIVERED, "said")
+
+
+class Clocked(Host):
+    """A clock that only moves when somebody sleeps; `changes` are reported when their time has come."""
+
+    def __init__(self, root: str, changes: tuple[float, ...], report: Callable[[Host], object]) -> None:
+        super().__init__(root)
+        self.since, self.changes, self.report = 0.0, list(changes), report
+
+    def now(self) -> float:
+        return EPOCH + self.since
+
+    def monotonic(self) -> float:
+        return self.since
+
+    def sleep(self, seconds: float) -> None:
+        self.since += seconds
+        while self.changes and self.changes[0] <= self.since:
+            self.report(self)
+            self.changes.pop(0)
+
+
+@pytest.mark.parametrize("interval", [300.0, 3600.0])
+def test_the_simulated_agent_is_the_reporter(tmp_path: Path, interval: float) -> None:
+    """The real reporter, started when its timer and its path unit start it, sends at the very same times."""
+    chance = seeded()
+    config = Config(report_url="http://127.0.0.1:1/", report_interval=interval, identity_imds="off")
+    for number in range(8):
+        name = f"i-{number:017x}"
+        status = {**example(), "instance": {"id": name}}
+        place, changes = chance.uniform(0, 300), tuple(sorted(chance.uniform(300, 2000) for _ in range(number // 2)))
+        down, draws = (chance.uniform(0, 900), chance.uniform(900, 3000)), [chance.random() for _ in range(500)]
+        supply, again = iter(draws), iter(draws)
+        expected = list(
+            attempts(name, place, changes, until=6000.0, draw=partial(next, supply), down=down, interval=interval)
+        )
+        host = Clocked(
+            str(tmp_path / str(number)), changes, partial(spool.enqueue, config=config, document=status, previous=None,
+                                                          kind="change")
+        )  # fmt: skip
+        for path in (spool.REPORTER, "/run/ec2ssh-agent"):
+            Path(host.path(path)).mkdir(parents=True)
+        Path(host.path("/run/ec2ssh-agent/status.json")).write_text(json.dumps(status))
+        endpoint = Recording(host, down)
+        for start in sorted([*(place + TIMER * k for k in range(21)), *changes]):
+            if host.since <= start <= 6000.0:
+                host.sleep(start - host.since)
+                reporter = Reporter(host, config, draw=partial(next, again))
+                reporter.endpoint = endpoint
+                reporter.run()
+        assert endpoint.asked == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("interval", [300.0, 3600.0])
+@pytest.mark.parametrize("outage", [30.0, 300.0, pytest.param(3600.0, marks=pytest.mark.slow)])
+def test_an_outage_ends_without_a_storm(outage: float, interval: float) -> None:
+    """100,000 agents, of which one in fifty an hour has a change: in no second (of an hour's interval: in no twelve),
+    during the outage or after it, do more than twice as many requests come as when all is well."""
+    chance = seeded()
+    down = (600.0, 600.0 + outage)
     arrivals: Counter[int] = Counter()
-    while started:
-        now, number = heapq.heappop(started)
-        if now > outage[1] + 1800:
-            continue
-        heapq.heappush(started, (now + INTERVAL, number))
-        due = schedule.slot(names[number], INTERVAL, now)
-        if due == slots[number] or now < not_before[number]:
-            continue
-        arrivals[int(now // 10)] += 1
-        if outage[0] <= now < outage[1]:
-            not_before[number] = now + schedule.delay(failures[number], chance.random)
-            failures[number] += 1
-        else:
-            failures[number], slots[number] = 0, due
-    steady = agents / INTERVAL * 10
-    after = {second: count for second, count in arrivals.items() if second * 10 >= outage[1]}
-    assert max(after.values()) <= 2 * steady
-    assert sum(count for second, count in after.items() if second * 10 < outage[1] + 600) > agents * 1.5
+    for name in identities(AGENTS):
+        changes = (chance.uniform(*down),) if chance.random() < 0.02 * outage / 3600 else ()
+        place = schedule.offset("timer " + name, TIMER)
+        times = attempts(name, place, changes, until=down[1] + 900, draw=chance.random, down=down, interval=interval)
+        arrivals.update(int(time / interval * 300) for time in times)
+    # That all begin at the same moment is the simulation's; what the first interval brings is a start, not a storm.
+    seen = {second: count for second, count in arrivals.items() if second >= int(down[0] / interval * 300)}
+    steady = AGENTS / 300
+    print(f"steady {steady:.0f}, most {max(seen.values())}")
+    assert max(seen.values()) <= 2 * steady

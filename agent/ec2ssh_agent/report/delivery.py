@@ -40,6 +40,8 @@ _COMPRESS_FROM = 1024
 _SECRET = 4
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 _RETRIED = (408, 425, 429)
+_NOT_UNDERSTOOD = (400, 415)
+_PROTOBUF = "application/x-protobuf"
 
 
 class Outcome(enum.Enum):
@@ -49,12 +51,17 @@ class Outcome(enum.Enum):
 
 
 class Answer(NamedTuple):
-    """`text` is one printable line for a person. `plain`: the endpoint does not take gzip."""
+    """`text` is one printable line for a person, `code` HTTP's, if there was any answer.
+
+    `plain`: the endpoint does not take gzip; `binary`: it takes protobuf, not OTLP's JSON.
+    """
 
     outcome: Outcome
     text: str
     retry_after: float = 0.0
     plain: bool = False
+    binary: bool = False
+    code: int = 0
 
 
 class Misconfigured(AgentError):
@@ -129,14 +136,19 @@ class Endpoint:
             cert, key = config.report_client_cert, config.report_client_key
             self.session.cert = (cert, key) if key else cert
 
-    def send(self, request: Request, *, id: str, now: float, plain: bool = False, whole: float = WHOLE) -> Answer:
-        """Sends one request, with `id` as its idempotency key. Never raises for what an endpoint or a network does."""
+    def send(
+        self, request: Request, *, id: str, now: float, plain: bool = False, binary: bool = False, whole: float = WHOLE
+    ) -> Answer:
+        """Sends one request, with `id` as its idempotency key. Never raises for what an endpoint or a network does.
+
+        `plain`, `binary`: what an earlier answer said of the endpoint.
+        """
         import requests
         import urllib3
 
         try:
             with deadline(whole):
-                answer = self._send(request, id, now, plain)
+                answer = self._negotiated(request, id, now, plain, binary)
         except TooSlow:
             answer = Answer(Outcome.RETRY, f"no whole answer within {whole:g} s")
         except requests.exceptions.SSLError as error:
@@ -153,13 +165,24 @@ class Endpoint:
             text = text.replace(secret, "(hidden)") if len(secret) >= _SECRET else text
         return text
 
-    def _send(self, request: Request, id: str, now: float, plain: bool) -> Answer:
+    def _negotiated(self, request: Request, id: str, now: float, plain: bool, binary: bool) -> Answer:
+        """OTLP goes as JSON, and as protobuf where that is refused: not every receiver knows both."""
+        if request.otlp and binary:
+            return self._send(request.binary(), id, now, plain, _PROTOBUF)
+        answer = self._send(request, id, now, plain)
+        if request.otlp and answer.code in _NOT_UNDERSTOOD:
+            other = self._send(request.binary(), id, now, plain, _PROTOBUF)
+            if other.outcome is Outcome.DELIVERED:
+                return other._replace(binary=True)
+        return answer
+
+    def _send(self, request: Request, id: str, now: float, plain: bool, kind: str = "application/json") -> Answer:
         from requests.utils import get_environ_proxies
 
         url = address(self.url, request.path)
         compressed = request.compress and not plain and len(request.body) >= _COMPRESS_FROM
         body = gzip.compress(request.body, 6, mtime=0) if compressed else request.body
-        headers = self._headers(body, id, now)
+        headers = {**self._headers(body, id, now), "Content-Type": kind}
         if compressed:
             headers["Content-Encoding"] = "gzip"
         for _ in range(_REDIRECTS + 1):
@@ -176,13 +199,12 @@ class Endpoint:
                     url = target
                     continue
                 if response.status_code == 415 and compressed:
-                    return self._send(request, id, now, True)._replace(plain=True)
+                    return self._send(request, id, now, True, kind)._replace(plain=True)
                 return _answer(response, now)
         return Answer(Outcome.PARKED, f"more than {_REDIRECTS} redirects")
 
     def _headers(self, body: bytes, id: str, now: float) -> dict[str, str]:
         headers = {
-            "Content-Type": "application/json",
             "Idempotency-Key": id,
             "User-Agent": f"ec2ssh-agent/{__version__}",
             "Accept-Encoding": "identity",
@@ -244,10 +266,11 @@ def deadline(seconds: float) -> Iterator[None]:
 def _answer(response: Response, now: float) -> Answer:
     code = response.status_code
     if 200 <= code < 300:
-        return Answer(Outcome.DELIVERED, _said(response))
+        return Answer(Outcome.DELIVERED, _said(response), code=code)
     if code >= 500 or code in _RETRIED:
-        return Answer(Outcome.RETRY, _said(response), retry_after(response.headers, now))
-    return Answer(Outcome.PARKED, _said(response, "a redirect that is not followed" if 300 <= code < 400 else ""))
+        return Answer(Outcome.RETRY, _said(response), retry_after(response.headers, now), code=code)
+    why = "a redirect that is not followed" if 300 <= code < 400 else ""
+    return Answer(Outcome.PARKED, _said(response, why), code=code)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float:

@@ -1,4 +1,4 @@
-"""A report as requests to the endpoint: json (ours), alertmanager (v2 API), otlp (OTLP/HTTP JSON). Pure.
+"""A report as requests to the endpoint: json (ours), alertmanager (v2 API), otlp (OTLP/HTTP, JSON first). Pure.
 
 Sources: contracts.md; Alertmanager's api/v2/openapi.yaml (postAlerts); opentelemetry-proto 1.x, "JSON Protobuf
 Encoding" (64-bit numbers as strings, field names in lowerCamelCase).
@@ -11,18 +11,26 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from ..plain import NamedTuple
-from . import metrics
+from . import metrics, protobuf
 
 #: An alert that nothing refreshes for so many heartbeats ends by itself.
 _HEARTBEATS = 3
 
 
 class Request(NamedTuple):
-    """`path` is put after the configured URL. `compress`: whether the format's receivers must understand gzip."""
+    """`path` is put after the configured URL. `compress`: whether the format's receivers must understand gzip.
+
+    `otlp`: what `body` says, for receivers that take protobuf alone.
+    """
 
     path: str
     body: bytes
     compress: bool = True
+    otlp: Optional[Mapping[str, Any]] = None
+
+    def binary(self) -> Request:
+        """The same as protobuf."""
+        return self._replace(body=protobuf.encode(self.otlp or {}))
 
 
 def request_of(
@@ -32,9 +40,9 @@ def request_of(
     if format == "alertmanager":
         return Request("/api/v2/alerts", _encode(alerts(report, interval)), compress=False)
     if format == "otlp" and report["kind"] == "heartbeat" and status is not None:
-        return Request("/v1/metrics", _encode(otlp_metrics(report, status)))
+        return _otlp("/v1/metrics", otlp_metrics(report, status))
     if format == "otlp":
-        return Request("/v1/logs", _encode(otlp_logs(report)))
+        return _otlp("/v1/logs", otlp_logs(report))
     return Request("", _encode(report))
 
 
@@ -100,6 +108,10 @@ def _stamp(seconds: float) -> str:
 
 
 # -- OTLP
+
+
+def _otlp(path: str, value: Mapping[str, Any]) -> Request:
+    return Request(path, _encode(value), otlp=value)
 
 
 def _attributes(pairs: Mapping[str, object]) -> list[dict[str, Any]]:

@@ -33,13 +33,13 @@ from .delivery import Answer, Endpoint, Misconfigured, Outcome
 
 _STATE = f"{spool.REPORTER}/state.json"
 _STATUS = "/run/ec2ssh-agent/status.json"
-#: The timer starts a run this often; a run ends rather than last longer than `_STAY`, or, where heartbeats are wanted
+#: The timer starts a run this often; a run ends rather than last longer than `STAY`, or, where heartbeats are wanted
 #: more often than the timer comes, until just before the next one (seconds).
-_TIMER, _STAY = 300.0, 120.0
+TIMER, STAY = 300.0, 120.0
 #: The metadata service is asked again after this, and where it did not answer after this (seconds).
 _IDENTITY_AGE, _IDENTITY_RETRY = 86_400.0, 3600.0
 #: How long a run that somebody asked for waits for the end of another.
-_LOCK_WAIT = _STAY + 60.0
+_LOCK_WAIT = STAY + 60.0
 
 
 class State(NamedTuple):
@@ -50,6 +50,7 @@ class State(NamedTuple):
     not_before: float = 0.0
     slot: int = 0
     plain: bool = False
+    binary: bool = False
     answer: str = ""
     time: str = ""
     delivered: str = ""
@@ -79,8 +80,8 @@ class Reporter:
 
         `now`: regardless of back-off, each report once, parked ones again; `only`: this report alone, out of order.
         """
-        host, often = self.host, self.config.report_interval < _TIMER and not (now or only)
-        end = host.monotonic() + (_TIMER - 5.0 if often else _STAY)
+        host, often = self.host, self.config.report_interval < TIMER and not (now or only)
+        end = host.monotonic() + (TIMER - 5.0 if often else STAY)
         _prune(self.host)
         if now:
             _unpark(self.host)
@@ -171,11 +172,17 @@ class Reporter:
             request = formats.request_of(
                 report, self.config.report_format, interval=self.config.report_interval, status=status
             )
-            answer = self.endpoint.send(request, id=report["id"], now=host.now(), plain=self.state.plain)
+            plain, binary = self.state.plain, self.state.binary
+            answer = self.endpoint.send(request, id=report["id"], now=host.now(), plain=plain, binary=binary)
         except Misconfigured as error:
             answer = Answer(Outcome.RETRY, str(error))
         at = _stamp(host.now())
-        state = self.state._replace(answer=answer.text, time=at, plain=self.state.plain or answer.plain)
+        state = self.state._replace(
+            answer=answer.text,
+            time=at,
+            plain=self.state.plain or answer.plain,
+            binary=self.state.binary or answer.binary,
+        )
         if answer.outcome is Outcome.RETRY:
             wait = schedule.delay(state.failures, self.draw, retry_after=answer.retry_after)
             state = state._replace(failures=state.failures + 1, not_before=host.now() + wait)
