@@ -412,6 +412,7 @@ class Maker:
     def _rule(self, hook: str, targets: list[str]) -> str:
         self._choose_side()
         words = [self._match(hook) for _ in range(self.random.choice((0, 1, 1, 1, 2, 2, 3)))]
+        words = [word for word in words if word.startswith("icmp")][:1] or words  # nft takes no other protocol beside
         if self._chance(0.25):
             words.insert(self.random.randint(0, len(words)), self._action(hook))
         if self._chance(0.15):

@@ -205,13 +205,15 @@ def test_the_analysis_says_what_the_kernel_does(places: list[World], name: str) 
 
 @pytest.mark.parametrize("burst", [1, 2, 3])
 def test_a_connections_own_packets_use_up_a_burst(places: list[World], burst: int) -> None:
-    """Asked once, of limits that are new: the answer is that for an idle source."""
+    """Asked once, of limits that are new: the answer is that for an idle source. What is left of earlier connections is
+    of other sources.
+    """
     limits = {
-        "192.0.2.1": f"-m limit --limit 1/hour --limit-burst {burst}",
-        "192.0.2.2": f"-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst {burst} --hashlimit-name x",
-        "192.0.2.3": f"-m hashlimit --hashlimit-upto 2/hour --hashlimit-burst {burst} --hashlimit-name y"
+        f"192.0.{burst}.1": f"-m limit --limit 1/hour --limit-burst {burst}",
+        f"192.0.{burst}.2": f"-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst {burst} --hashlimit-name x",
+        f"192.0.{burst}.3": f"-m hashlimit --hashlimit-upto 2/hour --hashlimit-burst {burst} --hashlimit-name y"
         " --hashlimit-mode srcip",
-        "192.0.2.4": f"-m hashlimit --hashlimit-upto 3/sec --hashlimit-burst {burst} --hashlimit-name z",
+        f"192.0.{burst}.4": f"-m hashlimit --hashlimit-upto 3/sec --hashlimit-burst {burst} --hashlimit-name z",
     }
     rules = [f"-A INPUT -s {source} -p tcp --dport 22 {limit} -j ACCEPT" for source, limit in limits.items()]
     text = "\n".join(["*filter", ":INPUT DROP [0:0]", *rules, "COMMIT", ""])

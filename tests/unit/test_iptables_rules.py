@@ -187,7 +187,9 @@ MEANINGS: dict[str, tuple[Item, ...]] = {
     "-m hashlimit ! --hashlimit 5/sec --hashlimit-name x": (Limiter("hashlimit", False),),
     "-m limit --limit 3/hour": (Limiter("limit", True, 5),),
     "-m limit": (Limiter("limit", True, 5),),
-    "-m limit --limit 3/day": (Unknown("a limit so slow that the kernel's count of it overflows"),),
+    "-m limit --limit 3/day": (Limiter("limit", True, 5),),
+    "-m limit --limit 1/hour --limit-burst 39": (Limiter("limit", True, 1),),  # 39 hours overflow
+    "-m limit --limit 2/min --limit-burst 100": (Limiter("limit", True),),
     "-m limit --limit 1/m --limit-burst 2": (Limiter("limit", True, 2),),
     "-m hashlimit --hashlimit-above 3/d --hashlimit-mode srcip --hashlimit-burst 1 --hashlimit-name x": (
         Limiter("hashlimit", False, 1, "hashlimit x", True),

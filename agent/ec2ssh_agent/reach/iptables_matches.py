@@ -359,10 +359,7 @@ def _bounded(plain: Limiter, named: Limiter, rate: str, given: Optional[Option])
     meant = limits.xt_rate(rate)
     if meant is None:
         return (plain,)
-    burst = values.number(given.value) if given and given.value.isdecimal() else limits.BURST
-    if limits.overflows(*meant, burst):
-        return (Unknown(f"a {plain.kind} so slow that the kernel's count of it overflows"),)
-    burst = limits.at_once(*meant, burst)
+    burst = limits.xt_at_once(*meant, values.number(given.value) if given and given.value.isdecimal() else limits.BURST)
     return (named._replace(burst=burst) if burst else plain,)
 
 

@@ -13,17 +13,20 @@ from typing import Optional
 BURST = 5  # where nothing is said
 SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
 _PATIENCE = 31
-#: What xt_limit and xt_hashlimit can count; a longer time overflows, and the limit is anything.
-_LONGEST = 86400
+_MANY = 32  # more than the packets of one connection, in all hooks, until sshd's banner
+#: What xt_limit and xt_hashlimit can count, in seconds, with HZ 250 or 1000 (measured): a longer time overflows.
+_SPAN = 134217
 
 
 def at_once(rate: int, seconds: int, burst: int) -> int:
     """How many packets pass at once of a limit of `rate` in `seconds`; 0: it never runs dry for one connection."""
-    return burst if rate and seconds > _PATIENCE * rate else 0
+    return burst if rate and seconds > _PATIENCE * rate and burst < _MANY else 0
 
 
-def overflows(rate: int, seconds: int, burst: int) -> bool:
-    return bool(rate) and seconds * burst > _LONGEST * rate
+def xt_at_once(rate: int, seconds: int, burst: int) -> int:
+    """As `at_once`, for iptables. A burst of which nothing is left by the overflow only nft's own limit takes."""
+    left = seconds * burst % (_SPAN * rate) // seconds if rate else 0
+    return at_once(rate, seconds, left or burst)
 
 
 def xt_rate(text: str) -> Optional[tuple[int, int]]:
