@@ -15,7 +15,7 @@ from .config import Config
 from .facts import Banner, Facts, Sshd, UnitState, intruders
 from .model import Fact, Finding, Health, Seen, Severity, Symptom, T
 from .plain import NamedTuple
-from .reach import addresses
+from .reach import addresses, wrappers
 from .reach.question import Answer, Deciding, Outcome, Reach
 from .reach.ruleset import Backend, Family, Ranges
 
@@ -54,6 +54,7 @@ def diagnose(facts: Facts, reach: Reach, config: Config, *, baseline: Baseline) 
         *_closed_ways(gaps),
         *_no_routes(reach, gaps, config),
         *_reach_notes(reach, config, baseline),
+        *(_at_rest(facts) if facts.at_rest else ()),
         *_machine(facts),
     )
     unseen = _unseen(facts, reach, config)
@@ -454,6 +455,41 @@ def listen_text(family: Family, address: int, port: int) -> str:
     return f"[{text}]:{port}" if family is Family.IPV6 else f"{text}:{port}"
 
 
+# -- an attached volume
+
+
+def _at_rest(facts: Facts) -> Iterator[Finding]:
+    """What its files say will keep clients out. Nothing runs that could be asked, so the health stays unknown."""
+    sshd, keys = facts.sshd, seen(facts.sshd.host_keys) or ()
+    unit, effective = seen(sshd.unit), seen(sshd.effective)
+    if unit and unit.load == "masked":
+        yield _rests("sshd-masked", f"{unit.name} is masked: somebody switched SSH off on purpose")
+    if seen(sshd.forbidden):
+        yield _rests("sshd-forbidden", "/etc/ssh/sshd_not_to_be_run is there: sshd is not to run")
+    if keys and not any(key.present for key in keys):
+        yield _rests("host-keys-missing", "there is no host key", tuple(key.path for key in keys))
+    loose = [key.path for key in keys if key.present and key.mode & 0o077 and key.mode != 0o640]  # 0640: Red Hat's
+    if loose and len(loose) == sum(key.present for key in keys):
+        yield _rests("host-key-modes", "others may read the host keys, so sshd refuses them", tuple(loose))
+    if effective and effective.listen and all(address.startswith(_INSIDE) for address in effective.listen):
+        text = "sshd is told to listen on the loopback only"
+        yield _rests("sshd-not-listening-outside", text, tuple(f"ListenAddress {a}" for a in effective.listen))
+    if seen(facts.wrappers.linked):
+        tables = wrappers.parse(seen(facts.wrappers.allow), seen(facts.wrappers.deny))
+        decided = [item for family in Family for item in wrappers.evaluate(tables, family=family)]
+        if not any(item.granted is not False for item in decided):
+            lines = tuple(dict.fromkeys(f"{item.file} line {item.line}: {item.text}" for item in decided))
+            yield _rests("wrappers-deny", "TCP wrappers refuse everybody", lines, Symptom.CLOSED)
+
+
+_INSIDE = ("127.", "[::1]", "::1", "localhost")
+
+
+def _rests(name: str, text: str, evidence: tuple[str, ...] = (), symptom: Symptom = Symptom.REFUSED) -> Finding:
+    step = _WRAPPERS_STEP if name.startswith("wrappers") else _SSHD_STEP
+    return _note(name, text, evidence)._replace(symptom=symptom, document=step)
+
+
 # -- the rest
 
 
@@ -498,16 +534,16 @@ def _machine(facts: Facts) -> Iterator[Finding]:
 
 def _unseen(facts: Facts, reach: Reach, config: Config) -> tuple[str, ...]:
     """What could not be looked at and without which nobody can say that SSH is healthy."""
-    wrappers = facts.wrappers
+    asked = facts.wrappers
     reasons = [
         *_hidden("sshd's listeners", facts.sshd.listeners),
         *_hidden("the ruleset", facts.ruleset),
         *_hidden("the network", facts.network),
     ]
-    if seen(wrappers.linked):
-        reasons += [*_hidden("TCP wrappers", wrappers.allow), *_hidden("TCP wrappers", wrappers.deny)]
-    elif any(line.strip() and line[:1] != b"#" for line in (seen(wrappers.deny) or b"").splitlines()):
-        reasons += _hidden("whether sshd asks TCP wrappers", wrappers.linked)
+    if seen(asked.linked):
+        reasons += [*_hidden("TCP wrappers", asked.allow), *_hidden("TCP wrappers", asked.deny)]
+    elif any(line.strip() and line[:1] != b"#" for line in (seen(asked.deny) or b"").splitlines()):
+        reasons += _hidden("whether sshd asks TCP wrappers", asked.linked)
     if not reach.answers and not reasons:
         parts = [f"{interface} {family.value}: {reason}" for interface, family, reason in reach.unseen]
         reasons.append("no external interface with an address" + (f" ({'; '.join(parts[:4])})" if parts else ""))

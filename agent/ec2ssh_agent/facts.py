@@ -213,3 +213,4 @@ class Facts(NamedTuple):
     bypass: Fact[tuple[tuple[str, str], ...]]  # (interface or "", what: xdp, tc-bpf, cgroup-bpf, xfrm)
     machine: Machine
     generation: Fact[int] = _NOT_LOOKED  # nf_tables generation that `ruleset` was read at
+    at_rest: bool = False  # of an attached volume: there are only files

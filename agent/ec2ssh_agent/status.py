@@ -179,11 +179,12 @@ _QUEUE = (("waiting", "waiting"), ("parked", "refused for good"), ("dropped", "d
 def _notes(page: _Page, document: Mapping[str, Any]) -> None:
     agent, ssh, firewall = document["agent"], document["ssh"], document["firewall"]
     page.lines.append("")
-    listeners = some(ssh.get("listeners") or [], 4) or "nobody listens"
+    hidden = [text.split(": ")[1] for text in document.get("notes", ()) if text.startswith("not seen: ")]
+    nobody = "listeners not seen" if "listeners" in hidden else "nobody listens"
+    listeners = some(ssh.get("listeners") or [], 4) or nobody
     page.say(f"sshd: {ssh.get('unit') or 'no unit'}, port {ssh.get('port')}, {listeners}", 0, 6)
-    page.say(
-        f"firewall: {firewall.get('owner') or 'nobody owns it'} ({some(firewall.get('backends') or ['no rules'])})"
-    )
+    rules = some(firewall.get("backends") or ["rules not seen" if "ruleset" in hidden else "no rules"])
+    page.say(f"firewall: {firewall.get('owner') or 'nobody owns it'} ({rules})")
     for key, value in document.get("circuit", {}).items():
         page.say(f"{key}: {value}", 0, 2)
     for text in document.get("notes", ()):

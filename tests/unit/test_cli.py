@@ -64,5 +64,8 @@ def test_an_attached_volume_is_looked_at_as_far_as_it_goes(tmp_path: Path) -> No
         (tmp_path / directory).mkdir(parents=True)
     (tmp_path / "usr/sbin/sshd").write_bytes(b"\x7fELF")
     (tmp_path / "usr/sbin/sshd").chmod(0o755)
+    (tmp_path / "etc/systemd/system").mkdir(parents=True)
+    (tmp_path / "etc/systemd/system/ssh.service").symlink_to("/dev/null")
     done = ran(tmp_path, "$A check")
     assert done.returncode == 3 and "an attached volume has no sockets" in done.stdout, done.stderr
+    assert "sshd-masked" in done.stdout and "host-keys-missing" in done.stdout

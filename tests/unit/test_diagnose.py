@@ -307,3 +307,27 @@ def test_wrappers_that_cannot_be_read_are_unknown() -> None:
     assert health(Seen(None), Unseen("/etc/hosts.deny: larger than 1 MiB"), Seen(False)) is Health.OK
     assert health(Seen(None), Seen(b"ALL: ALL\n"), Unseen("not an ELF file")) is Health.UNKNOWN
     assert health(Seen(None), Seen(b"# ALL: ALL\n"), Unseen("not an ELF file")) is Health.OK
+
+
+# -- an attached volume
+
+
+def test_the_files_of_an_attached_volume_tell_what_will_keep_clients_out() -> None:
+    facts = Story().facts._replace(at_rest=True)
+    hidden = Unseen("an attached volume has no sockets")
+    loose = Seen((HostKey("/etc/ssh/ssh_host_rsa_key", True, 0o666),))
+    inside = Seen(Effective((22,), ("127.0.0.1:22",)))
+    masked = Seen(UnitState("ssh.service", "masked"))
+    sshd = GOOD._replace(
+        listeners=hidden, forbidden=Seen(True), host_keys=loose, effective=inside, unit=masked, process=Seen(None)
+    )
+    denied = facts._replace(wrappers=Wrappers(Seen(None), Seen(b"ALL: ALL\n"), Seen(True)))
+    made = Judged(sshd=sshd, facts=denied)
+    assert made.health is Health.UNKNOWN and made.typed == []
+    assert made.ids == [
+        "sshd-masked", "sshd-forbidden", "host-key-modes", "sshd-not-listening-outside", "wrappers-deny",
+    ]  # fmt: skip
+    some = facts._replace(wrappers=Wrappers(Seen(b"sshd: 10.0.0.0/8\n"), Seen(b"ALL: ALL\n"), Seen(True)))
+    assert Judged(sshd=GOOD._replace(listeners=hidden), facts=some).ids == []
+    gone = GOOD._replace(listeners=hidden, host_keys=Seen((HostKey("/etc/ssh/ssh_host_rsa_key", False),)))
+    assert Judged(sshd=gone, facts=facts).ids == ["host-keys-missing"]

@@ -122,3 +122,12 @@ def test_history_is_newest_first_and_bounded() -> None:
     for _ in range(15):
         publish.remember(host, {"time": "", "kind": "health", "text": "x" * 100_000})
     assert len(host.nodes[publish.HISTORY].content) < 1_300_000
+
+
+def test_what_was_not_seen_is_not_said_to_be_nothing() -> None:
+    document = example()
+    document["ssh"]["listeners"], document["firewall"] = [], {"owner": None, "backends": []}
+    assert "nobody listens" in status.render(document) and "(no rules)" in status.render(document)
+    document["notes"] = ["not seen: listeners: not permitted", "not seen: ruleset: not permitted"]
+    page = status.render(document)
+    assert "listeners not seen" in page and "(rules not seen)" in page and "nobody listens" not in page

@@ -42,6 +42,7 @@ def collect(host: Host, config: Config, *, probe: bool = True) -> Facts:
         bypass=bypass.collect(host, groups),
         machine=instance.collect(host, units),
         generation=generation,
+        at_rest=bool(host.root),
     )
 
 

@@ -12,7 +12,7 @@ import re
 from typing import Optional
 
 from ..config import Config
-from ..facts import Banner, ConfigTest, Effective, HostKey, Listener, Process, Sshd, UnitState
+from ..facts import Banner, ConfigTest, Effective, HostKey, Listener, Process, Sshd, UnitState, intruders
 from ..host import Host, HostError, NotFound
 from ..model import Fact, Seen, Unseen
 from ..plain import NamedTuple
@@ -367,9 +367,13 @@ def _sockets_of(host: Host, pid: int) -> frozenset[int]:
 def _banner(sshd: Sshd, probe: bool) -> Fact[Banner]:
     if not isinstance(sshd.listeners, Seen) or not isinstance(sshd.port, Seen):
         return Unseen("sshd's listeners were not seen")
-    mine = [item for port in sshd.port.value for item in sshd.listeners.value if item.port == port]
+    others = intruders(sshd)
+    mine = [i for port in sshd.port.value for i in sshd.listeners.value if i.port == port and i not in others]
     if not mine:
         return Unseen("nobody listens")
+    main = sshd.process.value if isinstance(sshd.process, Seen) else None
+    if main and main.stopped and not main.traced:
+        return Unseen("sshd is stopped, and answers nobody")  # which to wait for would only delay the repair
     return banner.probe(banner.target(mine)) if probe else Unseen("not probed")
 
 

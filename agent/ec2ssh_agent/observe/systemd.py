@@ -65,7 +65,7 @@ def connect(host: Host, *, deadline: float = 2.0) -> Bus:
 def collect(host: Host) -> Systemd:
     """sshd's service and socket, and the state of the whole, in at most 2 × 2 s."""
     if not present(host):
-        script = sysv(host)
+        script = _masked(host) or sysv(host)
         none = Unseen("systemd is not pid 1")
         return Systemd(script, Seen(None, "no systemd"), Seen("", "no systemd"), none)
     try:
@@ -183,6 +183,18 @@ def _socket(bus: Bus, entry: Sequence[Any]) -> Looked:
     result, group, listen = values[7:]
     streams = tuple(address for kind, address in listen if kind == "Stream")
     return Looked(_state(values[:7], result), control_group=group, listen=streams)
+
+
+def _masked(host: Host) -> Optional[Fact[Optional[Looked]]]:
+    """Of an attached volume: sshd's unit, if it is masked there."""
+    for name in SERVICES if host.root else ():
+        path = f"/etc/systemd/system/{name}"
+        try:
+            if host.readlink(path) == "/dev/null":
+                return Seen(Looked(UnitState(name, "masked", file_state="masked")), path)
+        except HostError:
+            continue  # no such link: not masked
+    return None
 
 
 def sysv(host: Host) -> Fact[Optional[Looked]]:
