@@ -7,7 +7,7 @@ import json
 import os
 import random
 import resource
-import signal
+import shutil
 import socket
 import subprocess
 import time
@@ -384,34 +384,6 @@ def test_a_state_of_another_instance_is_forgotten(tmp_path: Path) -> None:
         assert [report["instance"]["id"][-4:] for report in reports(server)] == ["def0", "3210"]
 
 
-def test_a_day_without_the_endpoint(tmp_path: Path) -> None:
-    """Changes and repairs go on for a day; then each arrives, in order, once by its key, within the bound."""
-    seed = int(os.environ.get("EC2SSH_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    host = host_in(tmp_path)
-    accepted: list[str] = []
-    with serving(reply("503 Down")) as server:
-        config = config_for(server, report_spool_max=4 << 20)
-        while host.monotonic() < 86_400:
-            if chance.random() < 0.1:
-                kind = chance.choice(("change", "repair"))
-                accepted.append(spool.enqueue(host, config, example(), None, kind))
-            Reporter(host, config, draw=chance.random).run()
-            size = sum(len(spool.read(host, entry)) for entry in spool.entries(host))
-            assert size <= config.report_spool_max
-            host.sleep(chance.uniform(60, 300))
-        assert len(server.got) < 86_400 / 30
-        server.got.clear()
-        server.behaviour = reply()
-        for _ in range(3):
-            host.sleep(300)
-            Reporter(host, config, draw=chance.random).run()
-        arrived = [r["id"] for r in reports(server) if r["kind"] != "heartbeat"]
-    assert accepted and arrived == accepted
-    assert spool.summary(host, config)["dropped"] == 0
-
-
 def _program(directory: Path, server: Server) -> tuple[list[str], dict[str, str]]:
     """The real program's command line and environment, with its configuration written."""
     (directory / "etc/ec2ssh-agent/agent.conf").write_text(
@@ -421,32 +393,78 @@ def _program(directory: Path, server: Server) -> tuple[list[str], dict[str, str]
     return command, {"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE.parent)}
 
 
-def test_the_reporter_is_killed_a_hundred_times(tmp_path: Path) -> None:
-    """kill -9 at a random moment, again and again: at least once each, in order, and by the keys once."""
+class Kills:
+    """The real program, killed (SIGKILL) at a random moment."""
+
+    def __init__(self, directory: Path, server: Server, chance: random.Random) -> None:
+        self.command, self.environment = _program(directory, server)
+        self.chance, self.count = chance, 0
+
+    def one(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        with subprocess.Popen(self.command, env=self.environment, stderr=subprocess.DEVNULL) as process:
+            time.sleep(self.chance.uniform(0.02, 0.4))
+            meanwhile()
+            process.kill()
+        self.count += 1
+
+
+def _reboot(host: Host) -> None:
+    """What is in memory goes; of what was not synced the names are there and the contents are not."""
+    shutil.rmtree(host.path("/run/ec2ssh-agent"))
+    Path(host.path("/run/ec2ssh-agent")).mkdir()
+    for path in (f"{spool.REPORTER}/state.json", spool.CONFIG, f"{spool.DIRECTORY}/wake"):
+        Path(host.path(path)).write_bytes(b"")
+    publish(host)
+
+
+def test_a_day_without_the_endpoint(tmp_path: Path) -> None:
+    """Changes and repairs go on for a day in which the reporter is killed again and again and the instance is booted
+    once; a hundred kills in all, the last ones while the endpoint is back: each arrives, in order, once by its key."""
     seed = int(os.environ.get("EC2SSH_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"seed {seed}")
     chance = random.Random(seed)
-    host = host_in(tmp_path, Host)
-    publish(host, {**example(), "valid_until": "2099-01-01T00:00:00Z"})
+    host = host_in(tmp_path)
+    accepted: list[str] = []
+    largest = 0
 
-    def behaviour(got: Got, connection: socket.socket) -> None:
-        time.sleep(0.01)
+    def slowly(got: Got, connection: socket.socket) -> None:
+        time.sleep(0.02)
         reply()(got, connection)
 
-    with serving(behaviour) as server:
-        config = config_for(server)
-        accepted = [spool.enqueue(host, config, example(), None, "change") for _ in range(20)]
-        command, environment = _program(tmp_path, server)
-        for _ in range(100):
-            with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-                time.sleep(chance.uniform(0.02, 0.4))
-                accepted.append(spool.enqueue(host, config, example(), None, "change"))
-                os.kill(process.pid, signal.SIGKILL)
+    with serving(reply("503 Down")) as server:
+        config = config_for(server, report_spool_max=4 << 20)
+        kills = Kills(tmp_path, server, chance)
+
+        def change() -> None:
+            accepted.append(spool.enqueue(host, config, example(), None, chance.choice(("change", "repair"))))
+
+        booted = False
+        while host.monotonic() < 86_400:
+            if chance.random() < 0.2:
+                change()
+            if kills.count < 60 * host.monotonic() / 86_400:
+                kills.one()
+            Reporter(host, config, draw=chance.random).run()
+            largest = max(largest, sum(len(spool.read(host, entry)) for entry in spool.entries(host)))
+            host.sleep(chance.uniform(60, 300))
+            if not booted and host.monotonic() > 43_200:
+                _reboot(host)
+                booted = True
+        assert len(server.got) < 86_400 / 30
+        print(f"{len(accepted)} reports, {len(server.got)} requests that failed, spool {largest} bytes at most")
+        server.got.clear()
+        server.behaviour = slowly
+        while kills.count < 100:
+            kills.one(change)
             spool.sweep(host)
-        subprocess.run(command, env=environment, check=True, timeout=120)
-        arrived = [r["id"] for r in reports(server) if r["kind"] == "change"]
-    once = list(dict.fromkeys(arrived))
-    assert once == accepted
+        for _ in range(3):
+            host.sleep(300)
+            Reporter(host, config, draw=chance.random).run()
+        arrived = [r["id"] for r in reports(server) if r["kind"] != "heartbeat"]
+    assert largest <= config.report_spool_max and spool.summary(host, config)["dropped"] == 0
+    assert list(dict.fromkeys(arrived)) == accepted
+    # What was sent again is what a kill kept from being acknowledged: one report a kill at most.
+    print(f"{len(arrived) - len(accepted)} of {len(accepted)} came twice")
     assert len(arrived) < len(accepted) + 100
     spool.sweep(host)
     assert spool.entries(host) == ()
