@@ -169,6 +169,9 @@ def test_tcp_wrappers(tmp_path: Path) -> None:
         2,
     )
     assert reach("--hosts-deny", deny).status == 2
+    assert "hosts.deny 2  reject    ALL: ALL\n" in reach("--hosts-deny", deny, "--from", "8.8.8.8").out
+    nobody = reach("--hosts-allow", allow, "--from", "8.8.8.8")
+    assert nobody.out.endswith("accept    no line of hosts.allow or hosts.deny matches\n")
 
 
 # --- the rules of several tools ----------------------------------------------------------------------------------

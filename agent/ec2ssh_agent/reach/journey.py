@@ -331,7 +331,7 @@ class Journey:
                 Spot(
                     None,
                     stage="wrappers",
-                    text=decision.text,
+                    text=decision.text or "no line of hosts.allow or hosts.deny matches",
                     backend=Backend.WRAPPERS,
                     table=decision.file or None,
                     line=decision.line or None,
