@@ -35,18 +35,18 @@ _WRITTEN = (
 
 #: Command names (15 bytes at most) that are at work as long as they run.
 _TOOLS = re.compile(
-    r"ufw|nft|firewall-cmd|firewall-offli|netfilter-persi|shorewall6?|ferm|csf|"
-    r"(?:ip6?tables|ebtables|arptables|xtables)(?:-.*)?|"
+    r"ufw|firewall-cmd|firewall-offli|netfilter-persi|shorewall6?|ferm|csf|"
+    r"(?:ip6?tables|ebtables|arptables)(?:-.*)?|xtables-(?!monitor).*|"
     r"apt|apt-get|aptitude|dpkg|dpkg-preconfigu|needrestart|dnf5?|yum|rpm|zypper|transactional-u|"
     r"cloud-init|cloud-config|ansible-playboo|puppet-agent-r|chef-client|salt-call"
 )
 #: Interpreters and long-lived agents, whose argument list tells whether they are at work.
-_ASK = re.compile(r"python.*|ruby.*|puppet|salt-minion|unattended-upgr|perl|cinc-client")
+_ASK = re.compile(r"nft|python.*|ruby.*|puppet|salt-minion|unattended-upgr|perl|cinc-client")
 _AT_WORK = re.compile(
     rb"AnsiballZ_|ansible-tmp|puppet agent: applying|puppet[ \0]+apply|ProcessPayload|salt-call|chef-client|"
-    rb"(?:^|/)unattended-upgrade(?:\0|$)|/cloud-init\0|/ufw\0|/firewall-cmd\0"
+    rb"(?:^|/)unattended-upgrade(?:\0|$)|/cloud-init\0|/ufw\0|/firewall-cmd\0|^(?:[^\0]*/)?nft\0"
 )
-_RESTING = re.compile(rb"--daemonize|-i\0\d+|--interval|unattended-upgrade-shutdown")
+_RESTING = re.compile(rb"--daemonize|-i\0\d+|--interval|unattended-upgrade-shutdown|\0monitor(?:\0|$)")
 
 
 class _Process(NamedTuple):
