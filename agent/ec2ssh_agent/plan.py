@@ -55,16 +55,22 @@ def plan(situation: Situation) -> tuple[Ladder, ...]:
     Where nobody was seen to get in before, one way in is enough: the first that can be opened.
     """
     ladders: list[Ladder] = []
-    for finding in situation.assessment.findings:
-        if finding.severity is Severity.CRITICAL:
-            opened = [
-                ladder.finding.subject for ladder in ladders if ladder.rungs and _of_first_boot(ladder, situation)
-            ]
-            made = _ladder(finding, situation)
-            if opened and _of_first_boot(made, situation):
-                made = Ladder(finding, withheld=f"one way in is enough as long as nobody got in before: {opened[0]}")
-            ladders.append(made)
+    findings = [finding for finding in situation.assessment.findings if finding.severity is Severity.CRITICAL]
+    if findings:
+        situation = situation._replace(rehearse=_remembered(situation.rehearse))
+    for finding in findings:
+        opened = [ladder.finding.subject for ladder in ladders if ladder.rungs and _of_first_boot(ladder, situation)]
+        made = _ladder(finding, situation)
+        if opened and _of_first_boot(made, situation):
+            made = Ladder(finding, withheld=f"one way in is enough as long as nobody got in before: {opened[0]}")
+        ladders.append(made)
     return tuple(ladders)
+
+
+def _remembered(rehearse: Rehearse) -> Rehearse:
+    """Every opening asks who would get in without any rule: that is answered once."""
+    bare = rehearse(Ruleset(()))
+    return lambda ruleset: rehearse(ruleset) if ruleset.tables else bare
 
 
 def _of_first_boot(ladder: Ladder, situation: Situation) -> bool:
