@@ -144,6 +144,24 @@ def test_options_of_the_unit_reach_sshd() -> None:
     assert isinstance(seen.port, Seen) and seen.port.value == (2222,)
 
 
+@pytest.mark.parametrize(
+    ("start", "options"),
+    [
+        (("/usr/sbin/ip", "vrf", "exec", "mgmt", "/usr/sbin/sshd", "-D", "-p", "2222"), ("-p", "2222")),
+        (("/bin/sh", "-c", "exec /usr/sbin/sshd -D"), ()),
+        (("/usr/sbin/not-sshd", "-D"), ()),
+    ],
+)
+def test_what_starts_sshd_is_never_run(start: tuple[str, ...], options: tuple[str, ...]) -> None:
+    host = a_host()
+    host.installed("ip", "not-sshd", "/bin/sh")
+    host.put("/etc/default/ssh", b"")
+    service = units().service
+    assert isinstance(service, Seen) and service.value
+    look(host, using=units()._replace(service=Seen(service.value._replace(start=start))))
+    assert host.ran == [("/usr/sbin/sshd", "-T", *options)]
+
+
 def test_a_broken_configuration_is_quoted_and_read() -> None:
     said = b"/etc/ssh/sshd_config: line 3: Bad configuration option: Bogus\n/etc/ssh/sshd_config: terminating, 1 bad\n"
     host = a_host(b"Port 2222\n\nBogus\n", dump=None)

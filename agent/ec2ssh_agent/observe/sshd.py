@@ -118,11 +118,16 @@ def _unit_names(sshd: Sshd) -> tuple[str, ...]:
 # -- how it is started
 
 
+def _started(service: Optional[Looked]) -> tuple[str, ...]:
+    """What the unit starts, from sshd on: another program before it (a shell, `ip vrf exec`) would run it, if asked."""
+    start = service.start if service else ()
+    return next((start[place:] for place, word in enumerate(start) if word.rpartition("/")[2] == "sshd"), ())
+
+
 def _installed(host: Host, service: Optional[Looked]) -> Fact[str]:
-    started = service.start[0] if service and service.start else ""
     try:
-        for path in (started, host.program("sshd"), "/usr/lib/ssh/sshd"):
-            if path and host.exists(path):
+        for path in (*_started(service)[:1], host.program("sshd"), "/usr/lib/ssh/sshd"):
+            if path and path.startswith("/") and host.exists(path):
                 return Seen(path, path)
     except HostError as error:
         return Unseen(f"sshd: {error}")
@@ -130,7 +135,7 @@ def _installed(host: Host, service: Optional[Looked]) -> Fact[str]:
 
 
 def _how(host: Host, program: str, service: Optional[Looked]) -> Run:
-    start = service.start if service and service.start else (program, "$SSHD_OPTS", "$OPTIONS")
+    start = _started(service) or (program, "$SSHD_OPTS", "$OPTIONS")
     files = (*service.environment_files, "/etc/default/ssh", "/etc/sysconfig/sshd") if service else ()
     if service and service.start:
         files = service.environment_files
