@@ -179,11 +179,17 @@ def test_what_no_packet_asked_about_has() -> None:
 
 def test_options_of_the_syn() -> None:
     option: Json = {"tcp option": {"name": "maxseg"}}
-    assert items(match(option, True)) == (TCP, Test(Selector(Field.TCPOPTION, key=2), ((1, 1),)))
+    assert items(match(option, True)) == (Test(Selector(Field.TCPOPTION, key=2), ((1, 1),)),)
     raw: Json = {"tcp option": {"base": 200, "offset": 0, "len": 8}}
-    assert items(match(raw, False))[1] == Test(Selector(Field.TCPOPTION, key=200), ((0, 0),))
+    assert items(match(raw, False))[0] == Test(Selector(Field.TCPOPTION, key=200), ((0, 0),))
     size = items(match({"tcp option": {"name": "maxseg", "field": "size"}}, 500, "<"))
-    assert size[1:] == (Test(Selector(Field.TCPOPTION, key=2), ((1, 1),)), Unknown("tcp option maxseg size"))
+    assert size == (TCP, Test(Selector(Field.TCPOPTION, key=2), ((1, 1),)), Unknown("tcp option maxseg size"))
+
+
+def test_what_no_packet_has_is_missing() -> None:
+    assert items(match({"sctp chunk": {"name": "data"}}, False)) == ()
+    assert items(match({"sctp chunk": {"name": "data"}}, True)) == (NEVER,)
+    assert items(match({"sctp chunk": {"name": "data", "field": "tsn"}}, 5)) == (NEVER,)
 
 
 def test_sets_named_and_concatenated() -> None:

@@ -7,7 +7,19 @@ import pytest
 from ec2ssh_agent.reach import AnalysisError, analyse, to_json, trace, with_rule
 from ec2ssh_agent.reach.addresses import SPACE, cidrs, normal, parse_address, parse_cidr
 from ec2ssh_agent.reach.question import Answer, Link, Outcome, Route
-from ec2ssh_agent.reach.ruleset import Backend, Family, Field, Kind, Lookup, Ranges, Rule, Ruleset, Selector, Verdict
+from ec2ssh_agent.reach.ruleset import (
+    Backend,
+    Family,
+    Field,
+    Kind,
+    Lookup,
+    Ranges,
+    Rule,
+    Ruleset,
+    Selector,
+    Test,
+    Verdict,
+)
 from ec2ssh_agent.reach.wrappers import Decision
 from walk_question import ROUTES, V4, V6, answer, filter_input, outcome, question, ruleset
 
@@ -507,3 +519,13 @@ def test_a_connections_own_packets_use_up_a_burst() -> None:
     assert outcome(answer(ruleset(*chains, twice[0], f"{twice[1]} -j ACCEPT")), "192.0.2.1") is Outcome.TIMEOUT
     over = ("*filter", ":INPUT ACCEPT [0:0]", f"-A INPUT {by_source} 1 --hashlimit-above 1/hour -j DROP")
     assert outcome(answer(ruleset(*over)), "192.0.2.1") is Outcome.TIMEOUT
+
+
+def test_a_tcp_option_is_missing_from_an_icmp_error() -> None:
+    """Found by a random ruleset against the kernel, seed 601152982: nft's `tcp option sack-perm missing drop`."""
+    refusing = ruleset("*filter", ":INPUT ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", "-A INPUT -p tcp -j REJECT")
+    missing = Test(Selector(Field.TCPOPTION, key=4), ((0, 0),))
+    rule = Rule((missing, Verdict(Kind.DROP)), "tcp option sack-perm missing drop", 1)
+    silent = with_rule(refusing, "ip filter", Backend.IPTABLES_NFT, "OUTPUT", rule, 1)
+    assert outcome(answer(refusing), "192.0.2.1") is Outcome.REFUSED
+    assert outcome(answer(silent), "192.0.2.1") is Outcome.TIMEOUT

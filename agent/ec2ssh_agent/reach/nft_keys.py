@@ -293,13 +293,13 @@ def tcp_option(body: dict[str, object]) -> Key:
     selector = Selector(Field.TCPOPTION, key=kind)
     exists = "base" in body and (body.get("offset"), body.get("len")) == (0, 8)
     if "field" not in body and ("name" in body or exists):
-        return Key(What.FIELD, selector, BOOLEAN, requires=_TCP)
+        return Key(What.FIELD, selector, BOOLEAN)  # missing from what is not TCP, too (nft_exthdr_tcp_eval)
     return unknown(f"tcp option {name or kind} {text_of(body.get('field'))}", (*_TCP, Test(selector, ((1, 1),))))
 
 
 def headers(kind: str, body: dict[str, object]) -> Key:
-    """IPv6 extension headers and IP options: the packets asked about have none (nft_exthdr.c)."""
-    requires = _V6 if kind == "exthdr" else _V4
+    """IPv6 extension headers, IP options, SCTP chunks: the packets asked about have none (nft_exthdr.c)."""
+    requires = {"exthdr": _V6, "ip option": _V4}.get(kind, ())
     return absent(requires) if "field" in body else _constant(0, BOOLEAN, requires)
 
 

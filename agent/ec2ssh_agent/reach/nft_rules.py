@@ -185,10 +185,8 @@ class Compiler:
             return nft_keys.fib(body)
         if kind == "tcp option":
             return nft_keys.tcp_option(body)
-        if kind in ("exthdr", "ip option"):
+        if kind in ("exthdr", "ip option", "sctp chunk", "dccp option"):
             return nft_keys.headers(kind, body)
-        if kind in ("sctp chunk", "dccp option"):
-            return nft_keys.absent()
         return nft_keys.unknown(kind[:40] or "an expression")
 
     def _arithmetic(self, operator: str, body: object, depth: int) -> Key:

@@ -272,6 +272,7 @@ class View:
             Field.CTSTATE: state.track or INVALID,
             Field.CTNAT: self._natted(),
             Field.FRAGMENT: 0,
+            Field.TCPOPTION: OPTIONS,
             Field.IIF: scene.indexes.get(self.iif, UNKNOWN) if self.iif else 0,
             Field.OIF: scene.indexes.get(self.oif, UNKNOWN) if self.oif else 0,
             Field.PKTTYPE: 2 if packet.multicast and not packet.outbound else 0,
@@ -289,7 +290,6 @@ class View:
             ports: tuple[Value, Value] = (PORTS, port) if packet.inward else (port, PORTS)
             values[Field.SPORT], values[Field.DPORT] = ports
             values[Field.TCPFLAGS] = packet.flags
-            values[Field.TCPOPTION] = OPTIONS
         else:
             values[Field.ICMP_TYPE if packet.protocol == 1 else Field.ICMPV6_TYPE] = packet.icmp
             values[Field.ICMP_CODE] = packet.code
