@@ -125,7 +125,6 @@ class Ufw(NamedTuple):
     enabled: bool
     chains: bool  # its chains exist and INPUT jumps to them
     tuples: tuple[str, ...] = ()  # `### tuple ###` lines, without the marker, v4 then v6
-    default_input: str = "DROP"
 
 
 class FirewalldZone(NamedTuple):
@@ -172,7 +171,6 @@ class Interface(NamedTuple):
     addresses: tuple[Address, ...] = ()
     rp_filter: int = 0  # the effective one: max of all and this
     loopback: bool = False
-    veth_outside: bool = False  # its peer is in another network namespace
     master: int = 0  # index of the bridge, bond or VRF that it is a port of
 
 

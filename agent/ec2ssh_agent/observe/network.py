@@ -64,7 +64,6 @@ def links(messages: Iterable[Message]) -> tuple[Hardware, ...]:
             kind=kind,
             rp_filter=number(own),
             loopback=bool(flags & _LOOPBACK),
-            veth_outside=kind == "veth" and 37 in given,
             master=number(given.get(10, b"")),
         )
         attached = attributes(given.get(43, b"")).get(2, b"\0")

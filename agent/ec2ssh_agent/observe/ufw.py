@@ -14,7 +14,7 @@ from ..host import Host, HostError, NotFound
 from ..model import Fact, Seen, Unseen
 from ..reach.ruleset import Kind, Ruleset, Verdict
 
-_CONF, _DEFAULTS = "/etc/ufw/ufw.conf", "/etc/default/ufw"
+_CONF = "/etc/ufw/ufw.conf"
 RULES = ("/etc/ufw/user.rules", "/etc/ufw/user6.rules")
 _TUPLE = re.compile(r"^### tuple ### (.*?)\s*$", re.M)
 
@@ -26,12 +26,11 @@ def collect(host: Host, ruleset: Fact[Ruleset]) -> Fact[Optional[Ufw]]:
             return Seen(None, "ufw is not installed")
         tuples = tuple(match for path in RULES for match in _TUPLE.findall(_text(host, path)))
         enabled = setting(_text(host, _CONF), "ENABLED").lower() == "yes"
-        policy = setting(_text(host, _DEFAULTS), "DEFAULT_INPUT_POLICY") or "DROP"
     except HostError as error:
         return Unseen(f"ufw: {error}")
     if isinstance(ruleset, Unseen):
         return Unseen(f"ufw: whether its chains are there: {ruleset.reason}")
-    return Seen(Ufw(enabled, chains(ruleset.value), tuples, policy), _CONF)
+    return Seen(Ufw(enabled, chains(ruleset.value), tuples), _CONF)
 
 
 def _text(host: Host, path: str) -> str:
