@@ -6,7 +6,6 @@ file names) is printed with control characters escaped, so that nothing can driv
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -87,6 +86,8 @@ class _Page:
         return f"\x1b[1;{_COLOUR[key]}m{text}\x1b[0m" if self.colour and key in _COLOUR else text
 
     def say(self, text: str, indent: int = 0, hang: int = 0) -> None:
+        import textwrap  # not at the top: the passes, which import this file, show nothing
+
         self.lines += textwrap.wrap(
             printable(text), self.width, initial_indent=" " * indent, subsequent_indent=" " * (indent + hang)
         ) or [""]

@@ -1,30 +1,38 @@
 """From the fault to the start of the first new TCP connection that gets sshd's banner, in a whole instance:
 
-    tests/bench/bench_reaction.py [--runs 20] [--settle 0s] [FAULT…]
+    tests/bench/bench_reaction.py [--runs 20] [--minutes M] [--settle 0s] [--with agent|monit|systemd] [FAULT…]
 
-Needs root; the faults are those of tests/instance/faults.py. A client in its own namespace starts a connection every
-20 ms and gives each 100 ms. The time runs from just before the command that breaks SSH; a fault counts as felt with two
-failed connections in a row. Prints, for each fault, median and worst in ms. Before each run the instance is whole, and
-the daemon has made no pass for 1.5 s.
+Needs root and the Python of tests/run.sh; the faults are those of tests/instance/faults.py, and `killed`. A client in
+its own namespace starts a connection every 20 ms and gives each 100 ms. The time runs from just before the command that
+breaks SSH (of a hung sshd: from the start of the first connection that queues); a fault counts as felt with two failed
+connections in a row. Prints, for each fault, median and worst in ms. Before each run the instance is whole, and the
+daemon has made no pass for 1.2 s. The runs go round the faults; after M minutes no other round begins.
+
+`--with monit`: no agent, but Monit as monit.py sets it up. `--with systemd`: neither.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import select
 import socket
 import statistics
 import sys
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "instance"))
 
+import monit  # noqa: E402
+
 import faults  # noqa: E402
-from daemon import status, wait_baseline  # noqa: E402
-from faults import Fault  # noqa: E402
+from daemon import wait_baseline  # noqa: E402
+from faults import PID, RESTART, Fault  # noqa: E402
 from harness import Instance, boot, wait_for  # noqa: E402
 
 CONFIG = """\
@@ -33,29 +41,36 @@ settle = {settle}
 baseline_after = 1s
 max_attempts = 1000
 """
-EVERY, PATIENCE, LONGEST = 0.02, 0.1, 30.0
-UNDO = "for n in 1 2 3 4 5; do ec2ssh-agent undo >/dev/null 2>&1 || break; done"
+EVERY, PATIENCE, CALM = 0.02, 0.1, 1.2
+UNDO = "for n in 1 2 3 4 5; do ec2ssh-agent undo >/dev/null 2>&1 || break; done; "
 IDENTIFICATION = b"SSH-2.0-ec2ssh-agent-bench\r\n"
 NAMES = (
     "iptables-nft-drop iptables-nft-policy-drop iptables-nft-reject iptables-legacy-drop iptables-legacy-policy-drop "
     "nft-policy-drop nft-second-base-chain raw-prerouting-drop output-drop hosts-deny-all hosts-allow-deny stopped "
-    "ufw-without-ssh firewalld-zone-drop"
+    "killed hung ufw-without-ssh firewalld-zone-drop"
 ).split()
+KILLED = Fault("killed", f"kill -9 {PID}", "refused", "", RESTART)
+
+
+def known() -> dict[str, Fault]:
+    rules = (*faults.xtables(""), *faults.xtables("-legacy"), *faults.OTHER_RULES)
+    every = (*faults.SSHD, KILLED, *faults.WRAPPERS, *rules, *faults.UFW, *faults.FIREWALLD)
+    return {fault.name: fault for fault in every}
 
 
 class Trial:
-    """Connections to the instance, one every 20 ms, until it was lost and has come back."""
+    """Connections to the instance, one every 20 ms, until it was lost and has come back, `longest` seconds at most."""
 
-    def __init__(self, made: Instance, to: str) -> None:
-        self._made, self._to = made, to
+    def __init__(self, made: Instance, to: str, longest: float = 30.0) -> None:
+        self._made, self._to, self._longest = made, to, longest
         self._open: dict[int, tuple[socket.socket, float]] = {}
         self._poll = select.poll()
-        self._failed: list[float] = []
+        self.failed: list[float] = []  # when they started
         self.back = 0.0  # start of the first connection that succeeds after two in a row that failed
 
     def run(self) -> None:
         began = at = time.time()
-        while not self.back and at - began < LONGEST:
+        while not self.back and at - began < self._longest:
             self._begin(at)
             at += EVERY
             while (left := at - time.time()) > 0:
@@ -82,15 +97,15 @@ class Trial:
             good = False
         self._end(descriptor)
         if not good:
-            self._failed.append(started)
-        elif sum(failed < started for failed in self._failed) >= 2:
+            self.failed.append(started)
+        elif sum(failed < started for failed in self.failed) >= 2:
             self.back = self.back or started
 
     def _give_up(self) -> None:
         for descriptor, (_, started) in tuple(self._open.items()):
             if time.time() - started > PATIENCE:
                 self._end(descriptor)
-                self._failed.append(started)
+                self.failed.append(started)
 
     def _end(self, descriptor: int) -> None:
         tried, _ = self._open.pop(descriptor)
@@ -98,60 +113,90 @@ class Trial:
         tried.close()
 
 
-def published(made: Instance) -> str:
-    return made.run("stat -c '%i %y' /run/ec2ssh-agent/status.json").out
+class Bench:
+    """An instance with somebody who mends it."""
+
+    def __init__(self, made: Instance, who: str) -> None:
+        self.made, self.who = made, who
+
+    def once(self, fault: Fault) -> float:
+        """Seconds; infinite when it did not come back."""
+        self._quiet()
+        trial = Trial(self.made, fault.to, 30.0 if self.who == "agent" else 12.0)
+        thread = threading.Thread(target=trial.run)
+        thread.start()
+        told = self.made.run(f"date +%s.%N; {{ {fault.breaks}; }} >/dev/null 2>&1 || true").out
+        thread.join()
+        self._heal(fault, back=bool(trial.back))
+        begin = min(trial.failed) if fault.name == "hung" and trial.failed else float(told.split()[0])
+        return trial.back - begin if trial.back else float("inf")
+
+    def _heal(self, fault: Fault, *, back: bool) -> None:
+        undo = {"agent": UNDO, "monit": f"{monit.UNDO}; ", "systemd": ""}[self.who]
+        resume = "; ec2ssh-agent resume" if self.who == "agent" else ""
+        heal = fault.heal if back or fault.name != "hung" else f"kill -CONT {PID}"
+        self.made.run(f"{undo}{heal}{resume}", check=False)
+        self.made.client.wait_ssh(40, to=fault.to)
+
+    def _quiet(self) -> None:
+        """Until all is well and nothing happens any more."""
+        if self.who != "agent":
+            time.sleep(CALM)
+            return
+        # From outside: a command in the instance would disturb what is measured.
+        path = Path(f"/proc/{self.made._init}/root/run/ec2ssh-agent/status.json")
+        wait_for("health", lambda: json.loads(path.read_text())["health"] == "ok", 90, every=0.1)
+        wait_for("no pass", lambda: time.time() - path.stat().st_mtime > CALM, 60)
 
 
-def quiet(made: Instance) -> None:
-    wait_for("health", lambda: status(made)["health"] == "ok", 60, every=0.2)
-    last, since = published(made), time.monotonic()
-    while time.monotonic() - since < 1.5:
-        time.sleep(0.3)
-        if (now := published(made)) != last:
-            last, since = now, time.monotonic()
+def _more_connections(root: Path) -> None:
+    """The client's connections, of which libwrap holds each for five seconds, are not to be too many for sshd."""
+    (root / "etc/ssh/sshd_config.d/20-bench.conf").write_text("MaxStartups 2000\n")
 
 
-def once(made: Instance, fault: Fault) -> float:
-    """Seconds; infinite when it did not come back."""
-    quiet(made)
-    trial = Trial(made, fault.to)
-    thread = threading.Thread(target=trial.run)
-    thread.start()
-    told = made.run(f"date +%s.%N; {{ {fault.breaks}; }} >/dev/null 2>&1 || true").out
-    thread.join()
-    made.run(f"{UNDO}; {fault.heal}; ec2ssh-agent resume", check=False)
-    made.client.wait_ssh(40, to=fault.to)
-    return trial.back - float(told.split()[0]) if trial.back else float("inf")
+@contextlib.contextmanager
+def bench(who: str, settle: str) -> Iterator[Bench]:
+    config = CONFIG.format(settle=settle)
+    agent, extra = who == "agent", ("monit",) if who == "monit" else ()
+    with boot(config=config, agent=agent, extra=extra, prepare=_more_connections) as made:
+        if agent:
+            wait_baseline(made)
+        elif who == "monit":
+            monit.start(made)
+        yield Bench(made, who)
 
 
-def measure(made: Instance, fault: Fault, runs: int) -> None:
-    times = [once(made, fault) * 1000 for _ in range(runs)]
-    print(f"| {fault.name} | {statistics.median(times):.0f} | {max(times):.0f} | {runs} |", flush=True)
+def measure(who: str, chosen: Sequence[Fault], *, runs: int, settle: str, end: float) -> None:
+    times: dict[str, list[float]] = {fault.name: [] for fault in chosen}
+    with bench(who, settle) as made:
+        if chosen[0] in faults.FIREWALLD:
+            made.made.run("systemctl start firewalld.service")
+            made.made.client.wait_ssh(30)
+        for _ in range(runs):
+            for fault in chosen if time.time() < end else ():
+                times[fault.name].append(made.once(fault) * 1000)
+                print(f"{fault.name} {times[fault.name][-1]:.0f}", file=sys.stderr, flush=True)
+    for name, found in times.items():
+        if found:
+            print(f"| {name} | {statistics.median(found):.0f} | {max(found):.0f} | {len(found)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"default: {' '.join(NAMES)}")
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--settle", default="0s")
+    parser.add_argument("--with", default="agent", choices=("agent", "monit", "systemd"), dest="who")
     arguments = parser.parse_args()
-    rules = (*faults.xtables(""), *faults.xtables("-legacy"), *faults.OTHER_RULES)
-    known = {fault.name: fault for fault in (*faults.SSHD, *faults.WRAPPERS, *rules, *faults.UFW, *faults.FIREWALLD)}
-    wanted = [known[name] for name in arguments.faults or NAMES]
-    print(
-        f"settle {arguments.settle}\n\n| fault | median, ms | worst, ms | runs |\n| --- | --- | --- | --- |", flush=True
-    )
-    for with_firewalld in (False, True):
-        chosen = [fault for fault in wanted if (fault in faults.FIREWALLD) is with_firewalld]
-        if not chosen:
-            continue
-        with boot(config=CONFIG.format(settle=arguments.settle)) as made:
-            if with_firewalld:
-                made.run("systemctl start firewalld.service")
-                made.client.wait_ssh(30)
-            wait_baseline(made)
-            for fault in chosen:
-                measure(made, fault, arguments.runs)
+    wanted = [known()[name] for name in arguments.faults or NAMES]
+    end = time.time() + arguments.minutes * 60
+    print(f"with {arguments.who}, settle {arguments.settle}\n\n| fault | median, ms | worst, ms | runs |", flush=True)
+    print("| --- | --- | --- | --- |", flush=True)
+    firewalld = [fault for fault in wanted if fault in faults.FIREWALLD]
+    for chosen in (firewalld, [fault for fault in wanted if fault not in firewalld]):
+        if chosen:
+            measure(arguments.who, chosen, runs=arguments.runs, settle=arguments.settle, end=end)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import struct
@@ -18,6 +17,7 @@ from ..facts import Machine
 from ..host import Denied, Host, HostError, NotFound
 from ..model import Fact, Seen, T, Unseen
 from ..plain import NamedTuple
+from ..quick import sha256
 from .systemd import Systemd, present
 
 _NOLOGIN = ("/run/nologin", "/etc/nologin")
@@ -195,7 +195,7 @@ def identity(host: Host) -> Fact[str]:
     machine = host.read("/etc/machine-id", cap=4096).strip()
     if not machine:
         return Unseen("/etc/machine-id is empty")
-    return Seen("machine-" + hashlib.sha256(b"ec2ssh-agent:" + machine).hexdigest()[:32], "/etc/machine-id")
+    return Seen("machine-" + sha256(b"ec2ssh-agent:" + machine).hexdigest()[:32], "/etc/machine-id")
 
 
 def users(host: Host) -> Fact[tuple[str, ...]]:

@@ -7,13 +7,13 @@ copy), and for an answer where `sshd -T` gives none. Source: sshd_config(5), Ope
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import re
 from collections.abc import Iterator
 
 from ..facts import Effective
 from ..host import Failed, Host
 from ..plain import NamedTuple
+from ..quick import sha256
 
 MAIN = "/etc/ssh/sshd_config"
 DIRECTORY = "/etc/ssh"
@@ -58,7 +58,7 @@ class _Reader:
         if depth > _DEPTH or len(self.files) >= _FILES:
             raise Failed(f"{path}: too many levels or files of Include")
         content = self.host.read(path)
-        self.files.append((path, hashlib.sha256(content).hexdigest()))
+        self.files.append((path, sha256(content).hexdigest()))
         for match in _LINE.finditer(content):
             keyword = match.group(1).decode().lower()
             given = words(match.group(2).decode("utf-8", "replace"))

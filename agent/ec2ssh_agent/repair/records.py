@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import enum
 import json
 import re
@@ -15,6 +14,7 @@ from ..codec import decode, encode
 from ..host import Host
 from ..model import AgentError, Finding
 from ..plain import NamedTuple
+from ..quick import epoch
 from ..steps import Rung, Step
 
 STATE = "/var/lib/ec2ssh-agent"
@@ -113,7 +113,7 @@ def new(host: Host, rung: Rung, *, finding: Finding, actor: str) -> Record:
 def _ticks(name: str) -> int:
     """What an id counts: ticks since the epoch."""
     *when, rest = _ID.fullmatch(name).groups()  # type: ignore[union-attr]
-    return calendar.timegm(tuple(map(int, when))) * _TICKS + int(rest, 16)
+    return epoch(*map(int, when)) * _TICKS + int(rest, 16)
 
 
 def directory(record: Record) -> str:

@@ -6,13 +6,15 @@ rules or users. https://prometheus.io/docs/instrumenting/exposition_formats/
 
 from __future__ import annotations
 
-import calendar
-import time
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from ..model import Health
 from ..plain import NamedTuple
+from ..quick import epoch
+
+_TIME = re.compile(r"(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):([0-5]\d):([0-5]\d)Z")
 
 #: (label, value) pairs and the sample's value.
 _Sample = tuple[tuple[tuple[str, str], ...], float]
@@ -29,10 +31,8 @@ class Family(NamedTuple):
 
 def seconds(text: Optional[str]) -> Optional[float]:
     """An RFC 3339 time in UTC as seconds since the epoch; None for what is none."""
-    try:
-        return float(calendar.timegm(time.strptime(text or "", "%Y-%m-%dT%H:%M:%SZ")))
-    except ValueError:
-        return None
+    found = _TIME.fullmatch(text or "")
+    return float(epoch(*map(int, found.groups()))) if found else None
 
 
 def _escape(text: str) -> str:
