@@ -101,12 +101,14 @@ def test_upgrade_and_downgrade_keep_state_and_local_configuration() -> None:
         made.write("/etc/ec2ssh-agent/agent.conf", "# mine\n[watch]\ninterval = 20m\n")
         made.run("systemctl reload ec2ssh-agent.service")
         daemon_looked(made)
+        made.run("echo 'ALL: ALL' > /etc/hosts.deny")
+        wait_for("what can be undone", lambda: "wrappers-deny" in made.agent("undo", "--list").out, 60)
         made.run(drop)
         made.client.wait_ssh(60)
         made.run(drop)
         wait_for("the open circuit", lambda: bool(status(made)["circuit"]), 60)
         before = _remembered(made)
-        assert "firewall-drop" in before[0], before
+        assert "wrappers-deny" in before[0], before
         for version in ("99.0.0", __version__):
             _install(made, version)
             assert _remembered(made) == before, version
