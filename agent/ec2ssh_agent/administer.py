@@ -110,7 +110,7 @@ def purge(host: Host, *, undo_first: bool) -> Answer:
 def _state_files(host: Host) -> list[str]:
     state = [f"{publish.STATE}/{name}" for name in host.listdir(publish.STATE) if name.endswith((".json", ".jsonl"))]
     spool = [f"{publish.STATE}/spool/{name}" for name in host.listdir(f"{publish.STATE}/spool")]
-    return [*state, *spool]
+    return [*state, *spool, memory.COPY]
 
 
 def _note(host: Host, kind: str, text: str, change: str = "") -> None:

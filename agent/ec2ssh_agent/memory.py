@@ -21,6 +21,8 @@ from .reach.ruleset import Family, Ranges
 
 STATE = "/var/lib/ec2ssh-agent"
 PATH = f"{STATE}/state.json"
+#: The same, in memory: where the disk fails, baseline and pause are not forgotten until the next boot.
+COPY = "/run/ec2ssh-agent/state.json"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 #: Seconds. The boot id alone does not tell: containers show their own, and a service's sandbox may show the machine's.
 _SAME_BOOT = 30.0
@@ -96,30 +98,40 @@ def load(host: Host, identity: str) -> Memory:
     # An attached volume has booted nowhere.
     boot_id = "" if host.root else host.read(_BOOT_ID).decode("ascii", "replace").strip()
     fresh = Memory(identity, boot_id, booted=host.now() - host.monotonic())
+    notes: tuple[str, ...] = ()
     try:
-        if not host.exists(PATH):
-            return fresh
-        if not _trusted(host):
-            return fresh._replace(notes=(f"{PATH}: others than root can write it; begun afresh",))
-        kept = codec.decode(Memory, json.loads(host.read(PATH, cap=_CAP, follow=False)))
+        try:
+            content = _read(host, PATH)
+        except (NotFound, _Untrusted):
+            raise
+        except HostError as error:
+            notes = (f"{error}; what was remembered in this boot is gone by",)
+            content = _read(host, COPY)
+        kept = codec.decode(Memory, json.loads(content))
     except NotFound:
-        return fresh
+        return fresh._replace(notes=notes)
     except (HostError, ValueError, RecursionError) as error:
         return fresh._replace(notes=(f"{PATH}: {error}; begun afresh",))
     if kept.identity != identity:
         return fresh._replace(notes=("another instance than before: its baseline and state are forgotten",))
     if kept.boot_id == boot_id or abs(kept.booted - fresh.booted) < _SAME_BOOT:
-        return kept._replace(notes=())
+        return kept._replace(notes=notes)
     return _after_boot(kept, fresh)
 
 
-def _trusted(host: Host) -> bool:
-    """Whether the file is root's alone; it may have been put there to make the agent believe something."""
-    for path in (STATE, PATH):
-        status = host.stat(path, follow=False)
-        if status is None or status.symlink or status.uid != 0 or stat.S_IMODE(status.mode) & 0o022:
-            return False
-    return True
+class _Untrusted(HostError):
+    """Others than root can write it: it may have been put there to make the agent believe something."""
+
+
+def _read(host: Host, path: str) -> bytes:
+    """Raises NotFound, _Untrusted, HostError."""
+    for part in (path.rpartition("/")[0], path):
+        status = host.stat(part, follow=False)
+        if status is None:
+            raise NotFound(f"{part}: nothing there")
+        if status.symlink or status.uid != 0 or stat.S_IMODE(status.mode) & 0o022:
+            raise _Untrusted("others than root can write it")
+    return host.read(path, cap=_CAP, follow=False)
 
 
 def _after_boot(kept: Memory, fresh: Memory) -> Memory:
@@ -138,15 +150,21 @@ def _after_boot(kept: Memory, fresh: Memory) -> Memory:
 
 def save(host: Host, memory: Memory) -> None:
     """Writes it where something changed; what cannot be trusted in its place is replaced. Raises HostError."""
-    host.mkdir(STATE, 0o755)
     content = json.dumps(codec.encode(memory._replace(notes=()))).encode() + b"\n"
-    if _trusted(host):
-        with contextlib.suppress(TooLarge):
-            if host.read(PATH, cap=_CAP, follow=False) == content:
-                return
-    else:
-        host.remove(PATH)  # a symlink is not written through
-    host.replace(PATH, content, mode=0o600, like=False)
+    with contextlib.suppress(HostError):  # a full /run stops no repair
+        _write(host, COPY, content, sync=False)
+    _write(host, PATH, content, sync=True)
+
+
+def _write(host: Host, path: str, content: bytes, *, sync: bool) -> None:
+    try:
+        if _read(host, path) == content:
+            return
+    except _Untrusted:
+        host.remove(path)  # a symlink is not written through
+    except (NotFound, TooLarge):
+        host.mkdir(path.rpartition("/")[0], 0o755, sync=sync)
+    host.replace(path, content, mode=0o600, like=False, sync=sync)
 
 
 # -- who gets in

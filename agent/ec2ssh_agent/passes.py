@@ -34,6 +34,7 @@ from .steps import CHANGE, Ladder, Rung, commands
 _RETRY = 1.0  # seconds
 #: Seconds from a repair to a look whether it lasts. It waits for no budget: whoever reverts it may use that up.
 _VERIFY = 1.0
+_DISK = 10.0  # seconds until a repair that could not be recorded is tried again
 
 
 class Look(NamedTuple):
@@ -120,6 +121,7 @@ def mend(
     """
     now, made, advice = first, [], {}
     tried: set[tuple[str, str]] = set()
+    counted: set[str] = set()  # a ladder is one attempt, whatever its height
     again: Optional[float] = None
     while not stopping():
         chosen: Optional[tuple[Ladder, Rung]] = None
@@ -132,29 +134,37 @@ def mend(
             elif hold:
                 dry = rung and config.repair_mode == "dry-run" and actor == "daemon"
                 advice[fault] = f"{hold.why}; {_would(ladder)}" if dry else hold.why
-                again = hold.seconds if again is None or hold.seconds and hold.seconds < again else again
+                again = _sooner(again, hold.seconds)
             elif not rung:
                 advice[fault] = advice.get(fault) or ladder.withheld or "what the agent tried did not help"
         if not chosen:
             break
         ladder, rung = chosen
-        if ladder.finding.fault not in {fault for fault, _ in tried}:  # a ladder is one attempt, whatever its height
-            remembered = memory.attempted(remembered, ladder.finding.fault, config, host.monotonic(), by)
-        tried.add((ladder.finding.fault, rung.name))
+        fault = ladder.finding.fault
+        tried.add((fault, rung.name))
+        before = remembered
+        if fault not in counted:
+            remembered = memory.attempted(remembered, fault, config, host.monotonic(), by)
         try:
             memory.save(host, remembered)
         except HostError as error:
-            advice[ladder.finding.fault] = f"nothing is done, for it could not be recorded: {error}"
+            remembered = before  # nothing was tried
+            advice[fault] = f"nothing is done, for it could not be recorded: {error}"
+            again = _sooner(again, _DISK)
             continue
-        record, now, said = _attempt(host, config, remembered, ladder, rung, actor=actor, busy=busy)
-        advice[ladder.finding.fault] = said
+        counted.add(fault)
+        record, now, advice[fault] = _attempt(host, config, remembered, ladder, rung, actor=actor, busy=busy)
         made += [record] if record else []
-    if {fault for fault, _ in tried} & _critical(now.assessment):
+    if counted & _critical(now.assessment):
         # What did not help may help in a moment (somebody else was at work); the circuit bounds how often.
-        again = _RETRY if again is None else min(again, _RETRY)
+        again = _sooner(again, _RETRY)
     elif made:
-        again = _VERIFY if again is None else min(again, _VERIFY)
+        again = _sooner(again, _VERIFY)
     return Done(now, remembered, tuple(made), advice, again)
+
+
+def _sooner(one: Optional[float], other: Optional[float]) -> Optional[float]:
+    return min((seconds for seconds in (one, other) if seconds is not None), default=None)
 
 
 def _attempt(
@@ -322,7 +332,7 @@ def shown_repairs(host: Host) -> Iterator[dict[str, Any]]:
 
 def published(host: Host, config: Config, done: Done, started: float, agent: document.Agent) -> Document:
     """The status document of a pass."""
-    notes = done.notes
+    notes = (*done.memory.notes, *done.notes)
     try:
         repairs = tuple(shown_repairs(host))
     except AgentError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Optional
 
 import pytest
 
 from ec2ssh_agent import memory
 from ec2ssh_agent.config import Config
-from ec2ssh_agent.memory import PATH, Clock, Memory
+from ec2ssh_agent.host import Failed, Stat
+from ec2ssh_agent.memory import COPY, PATH, STATE, Clock, Memory
 from ec2ssh_agent.reach.ruleset import Family
 from fake_host import FakeHost
 
@@ -58,6 +60,39 @@ def test_nothing_is_written_while_nothing_changes() -> None:
     host.changes.clear()
     memory.save(host, memory.load(host, "i-1"))
     assert not [change for change in host.changes if change[0] == "replace"]
+
+
+class Failing(FakeHost):
+    """Its disk gives EIO for whatever is below the state directory, once `broken`."""
+
+    broken = False
+
+    def stat(self, path: str, *, follow: bool = True) -> Optional[Stat]:
+        if self.broken and path.startswith(STATE):
+            raise Failed(f"{path}: Input/output error")
+        return super().stat(path, follow=follow)
+
+
+def test_a_disk_that_fails_takes_no_memory_with_it_until_the_next_boot() -> None:
+    host = Failing({BOOT: b"boot-1\n"})
+    kept = full(host)
+    memory.save(host, kept)
+    host.broken = True
+    found = memory.load(host, "i-1")
+    assert "Input/output error" in found.notes[0] and found._replace(notes=()) == kept
+    resumed = memory.resume(found)
+    with pytest.raises(Failed):
+        memory.save(host, resumed)
+    assert memory.load(host, "i-1")._replace(notes=()) == resumed._replace(notes=())
+    host.remove(COPY)
+    assert "Input/output error" in memory.load(host, "i-1").notes[0]
+
+
+def test_a_full_run_stops_no_saving() -> None:
+    host = machine()
+    host.denied.add("/run/ec2ssh-agent")
+    memory.save(host, full(host))
+    assert memory.paused(memory.load(host, "i-1"), clock(host))
 
 
 def test_an_image_that_runs_elsewhere_begins_afresh() -> None:
