@@ -100,7 +100,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 def _port(text: str) -> Optional[int]:
     if text == "auto":
         return None
-    if not text.isdecimal() or not 0 < int(text) < 65536:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 65536):
         raise ValueError("auto, or a port from 1 to 65535")
     return int(text)
 
@@ -120,7 +120,7 @@ def _interfaces(text: str) -> tuple[str, ...]:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 1000):
         raise ValueError("a number from 1 to 1000")
     return int(text)
 

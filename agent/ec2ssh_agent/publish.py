@@ -123,7 +123,7 @@ def remember(host: Host, event: Mapping[str, Any]) -> None:
 
 
 def history(host: Host) -> Document:
-    """All events, newest first, without lines that are not JSON (a crash while one was written). Raises HostError."""
+    """All events, newest first, without lines that are none (a crash while one was written). Raises HostError."""
     events = []
     try:
         content = host.read(HISTORY, cap=8 << 20)
@@ -131,15 +131,17 @@ def history(host: Host) -> Document:
         content = b""
     for line in content.splitlines():
         try:
-            events.append(json.loads(line))
-        except ValueError:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(event, dict) and all(isinstance(event.get(key), str) for key in ("time", "kind", "text")):
+            events.append(event)
     return {"schema": "ec2ssh-agent.history/1", "events": events[::-1]}
 
 
 def render_history(document: Document) -> str:
     lines = [
-        f"{event.get('time', '?')}  {event.get('kind', '?'):<8} {printable(event.get('text', ''))}"
+        f"{printable(event['time'])}  {printable(event['kind']):<8} {printable(event['text'])}"
         for event in document["events"]
     ]
     return "\n".join(lines) + "\n" if lines else "no events yet\n"

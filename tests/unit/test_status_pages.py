@@ -131,3 +131,10 @@ def test_what_was_not_seen_is_not_said_to_be_nothing() -> None:
     document["notes"] = ["not seen: listeners: not permitted", "not seen: ruleset: not permitted"]
     page = status.render(document)
     assert "listeners not seen" in page and "(rules not seen)" in page and "nobody listens" not in page
+
+
+def test_a_history_that_is_damaged_is_shown_as_far_as_it_is_one() -> None:
+    good = b'{"time": "2026-11-28T14:14:59Z", "kind": "pause", "text": "repairs\\u001b[2J paused"}\n'
+    damaged = good + b"[]\nnull\n3\n{}\n" + b"[" * 3000 + b"\n\xff\n" + b'{"time": 1, "kind": null, "text": []}\n'
+    document = publish.history(FakeHost({publish.HISTORY: damaged}))
+    assert publish.render_history(document) == "2026-11-28T14:14:59Z  pause    repairs\\x1b[2J paused\n"
