@@ -21,6 +21,8 @@ from .reach.ruleset import Backend, Family, Ranges
 
 Baseline = Mapping[tuple[str, Family], Ranges]
 
+#: Chains and tables in which others keep their bans: who is banned stays banned, and is no loss.
+BANS = ("f2b-", "fail2ban", "sshguard", "crowdsec", "CROWDSEC")
 FIREWALL = frozenset({Backend.LEGACY, Backend.IPTABLES_NFT, Backend.NFTABLES})
 _SYMPTOMS = {
     Outcome.TIMEOUT: Symptom.TIMEOUT,
@@ -93,6 +95,11 @@ def blockers(answer: Answer, wanted: Ranges, backends: frozenset[Backend]) -> tu
         and shut(rule)
         and addresses.intersect(rule.sources, wanted)
     )
+
+
+def banned(rule: Deciding) -> bool:
+    """Whether the rule is a ban of fail2ban's or the like."""
+    return (rule.chain or "").startswith(BANS) or (rule.table or "").partition(" ")[2].startswith(BANS)
 
 
 def shut(rule: Deciding) -> bool:
@@ -501,7 +508,8 @@ def _reach_notes(reach: Reach, config: Config, baseline: Baseline) -> Iterator[F
             rules = [r for a in way.answers for r in a.rules if r.outcome is Outcome.UNCERTAIN and not shut(r)]
             text = f"whether {'some get' if sure else 'anybody gets'} in on {on} cannot be told from the rules"
             yield _note("reach-uncertain", text, tuple(_rule_text(rule) for rule in rules), subject)
-        lost = addresses.subtract(baseline.get(way[:2], ()), way.admitted)
+        bans = _union(rule.sources for answer in way.answers for rule in answer.rules if banned(rule))
+        lost = addresses.subtract(baseline.get(way[:2], ()), addresses.union(way.admitted, bans))
         if lost and not config.expect_clients and way.admitted:
             walls = [r for a in way.answers for r in a.rules if shut(r) and addresses.intersect(r.sources, lost)]
             who = "no more: " + ", ".join(addresses.cidrs(lost, way.family)[:8])

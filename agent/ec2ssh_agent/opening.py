@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Optional
 
 from .assessment import Gap
-from .diagnose import FIREWALL, admitted, blockers, possible
+from .diagnose import BANS, FIREWALL, admitted, banned, blockers, possible
 from .plain import NamedTuple
 from .reach import addresses, with_rule
 from .reach.question import Answer, Deciding, Reach
@@ -41,8 +41,6 @@ _INLINE = {Backend.NFTABLES: 256}
 _INLINE_XTABLES = 8
 #: Base chains that may stand in one way; more is a ruleset that this does not understand.
 _ROUNDS = 12
-#: Chains in which others keep their bans: an opening goes behind the jumps to them.
-BANS = ("f2b-", "fail2ban", "sshguard", "crowdsec", "CROWDSEC")
 
 
 class Opening(NamedTuple):
@@ -78,7 +76,7 @@ def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone:
             (rule, "out" if rule.stage == "reply" else "in")
             for answer in answers
             for rule in blockers(answer, gap.wanted, FIREWALL)
-            if not (rule.chain or "").startswith(BANS)  # who is banned stays banned
+            if not banned(rule)
         ]
         if not walls:
             break

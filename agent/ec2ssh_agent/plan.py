@@ -12,7 +12,7 @@ from typing import Optional
 from . import opening, plan_sshd
 from .assessment import Assessment, Gap
 from .config import Config
-from .diagnose import seen
+from .diagnose import BANS, seen
 from .facts import Facts, FirewalldZone
 from .model import Finding, Seen, Severity
 from .opening import Rehearse
@@ -316,7 +316,7 @@ def _disable(situation: Situation) -> Rung:
     nft = tuple(
         (t.family, t.name)
         for t in tables
-        if t.backend is Backend.NFTABLES and _filters(t) and not t.name.startswith(("firewalld", *opening.BANS))
+        if t.backend is Backend.NFTABLES and _filters(t) and not t.name.startswith(("firewalld", *BANS))
     )
     why = "the document's second form: the firewall of the operating system is switched off"
     return Rung("disable", why, (Disable(tuple(tools), owner, nft),), "step 1: firewall, second form")

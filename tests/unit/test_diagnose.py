@@ -157,6 +157,16 @@ def test_the_symptom_is_what_those_see_who_got_in_before() -> None:
     assert Judged(rules=rules, baseline=most).assessment.findings[0].symptom is Symptom.REFUSED
 
 
+def test_a_ban_is_no_loss() -> None:
+    everybody = {("eth0", V4): Judged().assessment.reach.answers[0].sources[0][1]}
+    chains = "*filter\n:INPUT ACCEPT [0:0]\n:f2b-sshd - [0:0]\n-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd\n"
+    ban = chains + "-A f2b-sshd -s 198.51.100.9/32 -j REJECT\n-A f2b-sshd -j RETURN\n"
+    assert Judged(rules=ban + "COMMIT\n", baseline=everybody).health is Health.OK
+    both = ban + "-A INPUT -s 203.0.113.9/32 -p tcp --dport 22 -j DROP\nCOMMIT\n"
+    made = Judged(rules=both, baseline=everybody)
+    assert made.ids == ["reach-shrunk"] and made.assessment.findings[0].evidence[0] == "no more: 203.0.113.9"
+
+
 # -- routes
 
 
