@@ -87,10 +87,12 @@ class Machine:
             self.writes.remove(wrote)
 
     def killed_repair(self) -> None:
-        answer = self.place.drive("apply", rung=self.rung(), kill=self.random.randrange(1, 40))
+        self.place.drive("apply", rung=self.rung(), kill=self.random.randrange(1, 40))
         self.place.drive("roll back")
-        if answer is not None:  # it was through before it came to its end
-            said(self.place.drive("undo", id=answer["records"][0]["id"]))
+        # It was through before it came to its end, or was killed between its closing and the end.
+        for record in said(self.place.drive("list"))["records"]:
+            if record["state"] == "verified" and record["id"] not in self.changes:
+                said(self.place.drive("undo", id=record["id"]))
 
     def killed_undo(self) -> None:
         clean = [change for change in self.changes if change not in [item[0] for item in self.writes]]
