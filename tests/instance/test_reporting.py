@@ -19,6 +19,7 @@ from typing import Any
 
 from daemon import wait_baseline
 from harness import CLIENTS4, Instance, boot, wait_for
+from terminal import Terminal
 
 PORT = 8443
 KEY = b"k3y"
@@ -27,6 +28,7 @@ CONFIG = f"""\
 settle = 0s
 baseline_after = 1s
 [report]
+interval = 30s
 url = https://{CLIENTS4[0]}:{PORT}/in
 ca_file = /etc/ec2ssh-agent/ca.pem
 hmac_key_file = /etc/ec2ssh-agent/credentials/key
@@ -142,6 +144,7 @@ def waiting(made: Instance) -> set[str]:
 
 
 def _test_report(made: Instance) -> None:
+    """Also while the reporter's own run waits for the next heartbeat, which it does at an interval of half a minute."""
     done = made.agent("report", "--test")
     assert (done.code, done.out) == (0, f"delivered to https://{CLIENTS4[0]}:{PORT}/in: 202 Accepted\n"), done.err
     made.run("chmod 0600 /etc/ec2ssh-agent/credentials/key")
@@ -150,11 +153,25 @@ def _test_report(made: Instance) -> None:
     made.run("chmod 0640 /etc/ec2ssh-agent/credentials/key")
 
 
+def _somebody_is_logged_in(made: Instance, console: Terminal) -> None:
+    """The block is for a console on which nobody works; a getty that waits there is nobody."""
+    unit = "ec2ssh-agent-console.service"
+    console.login()
+    before = console.text()
+    made.run(f"systemctl start {unit}")
+    assert console.text() == before
+    assert "somebody is logged in" in made.journal("-u", unit)
+    console.logout()
+    console.getty()
+    made.run(f"systemctl start {unit}")
+    wait_for("the block beside a getty", lambda: console.text().count("---- ec2ssh-agent ----") >= 2, 30)
+    made.run("systemctl stop test-getty")
+
+
 def _locked_out(made: Instance, reports: list[dict[str, Any]]) -> None:
     """A firewall that shuts out SSH and the endpoint: SSH is repaired, the report waits, the console has it."""
     count = len(reports)
-    # The test's instances have no console.
-    made.run("touch /dev/console")
+    console = Terminal(made)
     made.run(
         "nft 'table inet shut { chain input { type filter hook input priority filter; policy accept;"
         f" tcp sport {PORT} drop; tcp dport 22 drop; }}; }}'"
@@ -162,9 +179,10 @@ def _locked_out(made: Instance, reports: list[dict[str, Any]]) -> None:
     wait_for("SSH", lambda: made.client.symptom(timeout=1.5) == "connected", 60)
     wait_for("a repair that waits", lambda: "-repair-" in made.run("ls /var/lib/ec2ssh-agent/spool").out, 30)
     assert len(reports) == count
-    wait_for("the block on the console", lambda: "---- ec2ssh-agent ----" in made.read("/dev/console"), 30)
-    block = made.read("/dev/console")
+    wait_for("the block on the console", lambda: console.text().count("---- ec2ssh-agent ----") > 0, 30)
+    block = console.text()
     assert "firewall" in block and CLIENTS4[0] not in block and "dport" not in block
+    _somebody_is_logged_in(made, console)
     # The administrator lets the endpoint's answers in again.
     made.run("nft flush chain inet shut input")
     wait_for("the report of the repair", lambda: "repair" in kinds(reports), 180)
