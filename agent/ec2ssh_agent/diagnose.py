@@ -55,7 +55,7 @@ def diagnose(facts: Facts, reach: Reach, config: Config, *, baseline: Baseline) 
         *_sshd(facts, reach, gaps),
         *_closed_ways(gaps),
         *_no_routes(reach, gaps, config),
-        *_reach_notes(reach, config, baseline),
+        *_reach_notes(facts, reach, config, baseline=baseline),
         *(_at_rest(facts) if facts.at_rest else ()),
         *_machine(facts),
     )
@@ -500,12 +500,15 @@ def _rests(name: str, text: str, evidence: tuple[str, ...] = (), symptom: Sympto
 # -- the rest
 
 
-def _reach_notes(reach: Reach, config: Config, baseline: Baseline) -> Iterator[Finding]:
+def _reach_notes(facts: Facts, reach: Reach, config: Config, *, baseline: Baseline) -> Iterator[Finding]:
     for way in _ways(reach):
         subject, on = f"{way.interface}/{way.family.value}", f"{way.interface} ({way.family.value})"
         sure = _union(answer.of(Outcome.CONNECTED) for answer in way.answers)
-        if addresses.subtract(way.admitted, sure):
-            rules = [r for a in way.answers for r in a.rules if r.outcome is Outcome.UNCERTAIN and not shut(r)]
+        elsewhere = _behind_others(facts, way)
+        may = addresses.subtract(way.admitted, sure)
+        rules = [r for a in way.answers for r in a.rules if r.outcome is Outcome.UNCERTAIN and not shut(r)]
+        rules = [r for r in rules if addresses.subtract(r.sources, elsewhere if r.stage == "route" else ())]
+        if may and rules:
             text = f"whether {'some get' if sure else 'anybody gets'} in on {on} cannot be told from the rules"
             yield _note("reach-uncertain", text, tuple(_rule_text(rule) for rule in rules), subject)
         bans = _union(rule.sources for answer in way.answers for rule in answer.rules if banned(rule))
@@ -519,6 +522,22 @@ def _reach_notes(reach: Reach, config: Config, baseline: Baseline) -> Iterator[F
         if blocked and sure:
             text = f"neighbour discovery is blocked on {way.interface}: SSH over IPv6 works until the cache runs out"
             yield _note("nd-blocked", text, tuple(_rule_text(rule) for rule in blocked), subject)
+
+
+def _behind_others(facts: Facts, way: _Way) -> Ranges:
+    """Networks that other interfaces lead to, containers' and tunnels' among them: nobody of theirs comes in by this
+    one. Not half the address space, with which a tunnel takes everybody's replies.
+    """
+    network = seen(facts.network)
+    most = 1 << addresses.BITS[way.family] - 2
+    return addresses.normal(
+        route.destination
+        for route in (network.routes if network else ())
+        if route.family is way.family
+        and route.kind == "unicast"
+        and route.device not in ("", way.interface)
+        and route.destination[1] - route.destination[0] < most
+    )
 
 
 def _note(name: str, text: str, evidence: tuple[str, ...], subject: str = "") -> Finding:

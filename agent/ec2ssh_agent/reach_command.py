@@ -12,7 +12,7 @@ from .host import Host
 from .model import UsageError
 from .plain import NamedTuple
 from .reach import addresses
-from .reach.question import Outcome, Question, Reach, Trace
+from .reach.question import Answer, Outcome, Question, Reach, Trace
 from .reach.ruleset import Family, Ruleset
 from .reach_files import Asked, Decisions
 
@@ -100,6 +100,17 @@ def render(document: Document, *, width: int, colour: bool) -> str:
     return reach_page.render(document.reach, document.traces, width=width, colour=colour)
 
 
+def _doubtful(answer: Answer) -> bool:
+    """Whether something is uncertain, other than for the networks behind other interfaces: containers', say."""
+    elsewhere = "the reply leaves by"
+    few = 1 << addresses.BITS[answer.family] - 2
+    return any(
+        rule.outcome is Outcome.UNCERTAIN
+        and not (rule.text.startswith(elsewhere) and sum(high - low + 1 for low, high in rule.sources) < few)
+        for rule in answer.rules
+    )
+
+
 def exit_status(document: Document, arguments: argparse.Namespace) -> int:
     """With --from: 0 all connected, 2 some certainly not, else 1. Without: of files 0 somebody gets in, 1 perhaps, 2
     nobody; live, as `check`: 0 somebody gets in on all ways in, 1 something is uncertain, shut or hidden, 2 nobody, 3
@@ -116,5 +127,5 @@ def exit_status(document: Document, arguments: argparse.Namespace) -> int:
     # Of a way in's ports and addresses one is enough.
     ways = {(item.interface, item.family) for item in answers}
     shut = ways - {(item.interface, item.family) for item in answers if item.of(Outcome.CONNECTED)}
-    troubled = shut or any(item.of(Outcome.UNCERTAIN) or item.nd.blocked for item in answers)
+    troubled = shut or any(item.nd.blocked or _doubtful(item) for item in answers)
     return 1 if document.live and troubled else 0

@@ -167,6 +167,19 @@ def test_a_ban_is_no_loss() -> None:
     assert made.ids == ["reach-shrunk"] and made.assessment.findings[0].evidence[0] == "no more: 203.0.113.9"
 
 
+def test_the_networks_of_other_interfaces_are_not_waited_for_on_this_one() -> None:
+    docker = eth("docker0", "172.17.0.1/16", index=3)
+    routes = (default("eth0"), Route(V4, addresses.parse_cidr("172.17.0.0/16")[1], "docker0"))
+    assert Judged(ETH0, docker, routes=routes).health is Health.OK
+    # Two network interfaces, and replies of both leave by the first: who comes in by the second may wait in vain.
+    two = (ETH0, eth("eth1", "10.0.7.20/24", index=3))
+    near = tuple(Route(V4, addresses.parse_cidr(f"10.0.{n}.0/24")[1], name) for n, name in ((5, "eth0"), (7, "eth1")))
+    made = Judged(*two, routes=(default("eth0"), *near))
+    assert made.ids == ["reach-uncertain"] and made.assessment.findings[0].subject == "eth1/ipv4"
+    tunnel = Route(V4, (0, (1 << 31) - 1), "tun0"), Route(V4, (1 << 31, (1 << 32) - 1), "tun0")
+    assert Judged(ETH0, routes=(default("eth0"), *tunnel)).ids == ["reach-uncertain"], "everybody's replies leave by it"
+
+
 # -- routes
 
 
