@@ -57,7 +57,7 @@ _LEGACY = {Family.IPV4: "/proc/net/ip_tables_names", Family.IPV6: "/proc/net/ip6
 _PREFIX = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 _USES_SET = re.compile(r"--(?:match|add|del)-set\s+(\S+)")
 
-_ADDS = ("set", "map", "meter")
+_ADDS = frozenset(("set", "map", "meter"))
 
 #: In `missing_sets`: not a set, but a chain that is not read yet. No set's name has a blank.
 _CHAIN = "chain "
@@ -174,9 +174,7 @@ class _Large:
     def read(self, place: _Place, rules: list[object]) -> None:
         self._rules[place] = rules
         # A chain that adds to sets changes what lookups in them mean in all the others.
-        if any(
-            kind in statement for body in _bodies(rules, "rule") for statement in _statements(body) for kind in _ADDS
-        ):
+        if not all(_ADDS.isdisjoint(statement) for body in _bodies(rules, "rule") for statement in _statements(body)):
             self.forget()
 
     def forget(self) -> None:
@@ -510,7 +508,6 @@ def _resets(statement: Json) -> bool:
 def _targets(bodies: Iterable[Json]) -> Iterator[str]:
     for body in bodies:
         for statement in _statements(body):
-            for kind in ("jump", "goto"):
-                verdict = statement.get(kind)
-                if isinstance(verdict, dict) and isinstance(verdict.get("target"), str):
-                    yield verdict["target"]
+            verdict = statement.get("jump") or statement.get("goto")
+            if isinstance(verdict, dict) and isinstance(verdict.get("target"), str):
+                yield verdict["target"]

@@ -233,13 +233,19 @@ def _sequence(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
+#: Statements that add to a set, and what of them names it.
+_ADDING = {"set": "set", "map": "map", "meter": "name"}
+
+
 def _updated(rules: list[dict[str, object]]) -> frozenset[str]:
     """The names of sets and maps that rules add to while packets pass."""
     found = set()
     for body in rules:
         for statement in _sequence(body.get("expr")):
-            for kind, called in (("set", "set"), ("map", "map"), ("meter", "name")):
-                added = statement.get(kind) if isinstance(statement, dict) else None
+            if not isinstance(statement, dict) or _ADDING.keys().isdisjoint(statement):
+                continue
+            for kind, called in _ADDING.items():
+                added = statement.get(kind)
                 name = added.get(called) if isinstance(added, dict) else None
                 if isinstance(name, str):
                     found.add(name.lstrip("@"))
