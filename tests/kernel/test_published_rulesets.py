@@ -24,7 +24,7 @@ PUBLISHED = ROOT.parent / "shared" / "rulesets"
 #: Bound to the broadcast address the probe has silently used the interface's own (facts.md, "Oracle traps").
 BROADCAST = "198.51.100.255"
 #: Where the canonical SYN of contracts.md makes the answer uncertain, whatever the one probe met, and by which rule:
-#: - to some sources, replies to port 3260 are let through (as root's, which sshd's are) and all others are rejected. The
+#: - to some sources, replies to port 3260 are let through (as root's, which sshd's are), all others are rejected. The
 #:   client's port is "anywhere in 1024-65535 (if the answer hangs on which: `uncertain`)", and 3260 is one of these;
 #: - SYNs with an MSS of 1-535 are dropped. The SYN has the option; what is in it, the question leaves open ("MAC, TTL,
 #:   DSCP, length, TCP options, window"). It is the MTU of the client's route less 40, and Linux sends as little as 256.
