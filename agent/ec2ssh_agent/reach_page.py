@@ -235,7 +235,7 @@ def _neighbours(item: Answer, ink: _Ink) -> list[str]:
 
 _STAGES = {
     "syn": "the client's SYN comes in",
-    "reply": "the SYN-ACK goes out",
+    "reply": "the answer goes out",
     "ack": "the client's ACK comes in",
     "socket": "sshd's socket",
     "wrappers": "TCP wrappers",
@@ -255,11 +255,12 @@ def _trace(trace: Trace, ink: _Ink) -> list[str]:
     lines = [printable(head) + ink.paint(says, trace.outcome)]
     places = [" ".join(str(part) for part in (v.table, v.chain, v.rule) if part is not None) for v in trace.path]
     wide = min(max([len(place) for place in places] + [4]), 40)
-    stage = ""
+    stage, told = "", set[str]()
     for number, (visit, place) in enumerate(zip(trace.path, places), 1):
         if visit.stage != stage:
             stage = visit.stage
-            lines.append(ink.dim(f"  {_STAGES.get(stage, stage)}"))
+            lines.append(ink.dim(f"  {_STAGES.get(stage, stage)}{' again' if stage in told else ''}"))
+            told.add(stage)
         start = f"  {number:>3}  {visit.hook:<11}  {printable(place):<{wide}}  {visit.verdict:<8}"
         whole = f"{start}  {printable(visit.text)}".rstrip()
         # A text that does not fit has lines of its own.

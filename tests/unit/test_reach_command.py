@@ -349,6 +349,31 @@ def test_the_path_of_one_source(office: Path) -> None:
 """)
 
 
+def test_the_path_of_a_syn_that_is_sent_again(tmp_path: Path) -> None:
+    text = """\
+*filter
+:INPUT DROP [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A INPUT -m state --state NEW -j ACCEPT
+-A INPUT -j REJECT
+-A OUTPUT -p tcp -j DROP
+COMMIT
+"""
+    page = reach("--iptables-save", put(tmp_path, "rules", text), "--from", "192.0.2.1").out
+    told = [line.split() for line in page.splitlines() if line[:3] != "   " or line[4:5].isdigit()]
+    assert told[1:] == [
+        "the client's SYN comes in".split(),
+        "1 input ip filter INPUT 1 accept".split(),
+        "the answer goes out".split(),
+        "2 output ip filter OUTPUT 1 drop -A OUTPUT -p tcp -j DROP".split(),
+        "the client's SYN comes in again".split(),
+        "3 input ip filter INPUT 2 reject -A INPUT -j REJECT".split(),
+        "the answer goes out again".split(),
+        "4 output ip filter OUTPUT policy -P OUTPUT ACCEPT".split(),
+    ]
+
+
 def test_a_policy_is_told_of_only_where_no_rule_let_in(tmp_path: Path) -> None:
     text = "*mangle\nCOMMIT\n" + OFFICE.replace("-A ssh -s 203", "-A ssh -s 192.0.2.0/23 -j ACCEPT\n-A ssh -s 203")
     raw = "*raw\n-A PREROUTING -s 192.0.2.0/24 -j ACCEPT\nCOMMIT\n"
