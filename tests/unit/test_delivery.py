@@ -16,12 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from ec2ssh_agent import status
 from ec2ssh_agent.config import Config
 from ec2ssh_agent.host import Host
-from ec2ssh_agent.report import delivery
+from ec2ssh_agent.report import delivery, spool
 from ec2ssh_agent.report.delivery import Answer, Endpoint, Misconfigured, Outcome
 from ec2ssh_agent.report.formats import Request
+from ec2ssh_agent.report.reporter import Reporter
 from endpoint import Behaviour, Got, authority, reply, serving, url
+from status_example import example
 
 BODY = json.dumps({"schema": "ec2ssh-agent.report/1", "text": "x" * 3000}).encode()
 ID = "0b8a4a3e-3c1c-4a1e-9b59-0b6d5f6f9d11"
@@ -244,6 +247,54 @@ def test_one_byte_now_and_then_ends_at_the_deadline_of_the_whole() -> None:
 def test_a_server_that_hangs() -> None:
     with serving(forever(b"", b"", 1.0)) as server, in_bounds(8, 32):
         assert send(Config(report_url=url(server)), whole=2.0).outcome is Outcome.RETRY
+
+
+class Quick(Endpoint):
+    """Its deadline of the whole is two seconds."""
+
+    def send(
+        self, request: Request, *, id: str, now: float, plain: bool = False, binary: bool = False, whole: float = 2.0
+    ) -> Answer:
+        return super().send(request, id=id, now=now, plain=plain, binary=binary, whole=whole)
+
+
+HOSTILE: dict[str, tuple[Behaviour, str]] = {
+    "hangs": (forever(b"", b"", 1.0), "no whole answer within 2 s"),
+    "endless body": (forever(b"HTTP/1.1 500 No\r\n\r\n", b"x" * 65536), "500 No: xxx"),
+    "500": (reply("500 Internal Server Error"), "500 Internal Server Error"),
+    "429": (reply("429 Too Many Requests", "Retry-After: 99999999\r\n"), "429 Too Many Requests"),
+    "301": (
+        reply("301 Moved Permanently", "Location: https://elsewhere.example/\r\n"),
+        "301 Moved Permanently: a re",
+    ),
+    "401": (reply("401 Unauthorized", body=b"no such token"), "401 Unauthorized: no such token"),
+    "bad TLS": (reply(), "TLS: "),
+    "slow bytes": (forever(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.3), "no whole answer within 2 s"),
+    "1 GB header": (forever(b"HTTP/1.1 200 OK\r\nX: ", b"x" * (1 << 20)), "got more than 65536 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_status_has_a_clear_line_for_a_hostile_endpoint(tmp_path: Path, ca: Path, name: str) -> None:
+    """Through the reporter, the spool and the status page; the report waits or is parked, the next pass goes on."""
+    behaviour, line = HOSTILE[name]
+    host, document = Host(str(tmp_path)), example()
+    for path in (spool.REPORTER, "/run/ec2ssh-agent"):
+        Path(host.path(path)).mkdir(parents=True)
+    bad = name == "bad TLS"  # of a CA that the reporter does not know
+    with serving(behaviour, tls=tls(ca) if bad else None) as server, in_bounds(20, 64):
+        there = url(server, "https" if bad else "http")
+        config = Config(report_url=there, identity_imds="off")
+        id = spool.enqueue(host, config, document, None, "change")
+        reporter = Reporter(host, config)
+        reporter.endpoint = Quick(host, config)
+        reporter.run(only=id)
+    page = status.render({**document, "report": spool.summary(host, config)}, width=80, colour=False)
+    told = " ".join(page.partition("the endpoint's last answer: ")[2].split())
+    assert told.startswith(line) or line in told, page
+    parked = name in ("301", "401")
+    assert (f"{int(not parked)} waiting" in page) and ("1 refused for good" in page) is parked, page
+    assert spool.enqueue(host, config, document, None, "repair")
 
 
 # -- what cannot be used
