@@ -18,6 +18,7 @@ _WITHHELD = {
     "sshd-not-installed": "sshd is not installed; the agent installs nothing",
     "sshd-masked": "a masked unit is an administrator's decision (systemctl unmask undoes it)",
     "sshd-forbidden": "sshd_not_to_be_run is an administrator's decision (remove the file to undo it)",
+    "no-route": "routes and addresses are the network's own; the agent sets none",
     "sshd-port-taken": "the agent ends no program of others; when that one is stopped, sshd is started",
 }
 #: sshd runs, but not where clients come.

@@ -186,7 +186,7 @@ def test_the_networks_of_other_interfaces_are_not_waited_for_on_this_one() -> No
 def test_nobody_is_healthy_who_cannot_be_answered() -> None:
     made = Judged(eth("eth0", "10.0.5.20/32"), routes=())
     assert (made.health, made.ids, made.typed) == (Health.UNREACHABLE, ["no-route"], [])
-    assert made.assessment.findings[0].symptom is Symptom.TIMEOUT
+    assert made.assessment.findings[0].symptom is Symptom.TIMEOUT and "sets none" in made.ladders[0].withheld
     local = Judged(routes=(Route(V4, (ip("10.0.5.0"), ip("10.0.5.255")), "eth0"),))
     assert local.health is Health.OK, "the neighbours get in, and nobody else ever did"
 
