@@ -134,6 +134,8 @@ def _host_keys(finding: Finding, facts: Facts) -> Ladder:
     if seen(facts.machine.cloud_init_done) is False:
         return Ladder(finding, withheld="cloud-init is not done, and makes host keys itself")
     missing = [key.path for key in seen(facts.sshd.host_keys) or () if not key.present]
+    if not missing:
+        return Ladder(finding, withheld="the host keys are there, but damaged; the agent replaces none")
     kinds = []
     for path in missing:
         kind = next((k for k in ("ed25519", "ecdsa", "rsa") if k in path.rsplit("/", 1)[-1]), None)

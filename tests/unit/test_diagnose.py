@@ -281,6 +281,17 @@ def test_host_keys_that_are_gone_end_the_connections_of_older_versions_only() ->
         assert (made.health, made.ids, made.typed) == (Health.DEGRADED, ["host-keys-missing"], [])
 
 
+def test_damaged_host_keys_are_not_replaced_and_keys_that_never_were_give_way_to_the_known_good() -> None:
+    said = "Unable to load host key: /nonexistent; sshd: no hostkeys available -- exiting."
+    empty = broken(said)._replace(host_keys=Seen((HostKey("/etc/ssh/ssh_host_rsa_key", True, size=0),)))
+    made = Judged(sshd=empty)
+    assert made.ids == ["host-keys-missing"] and "damaged" in made.ladders[0].withheld
+    renamed = broken(said)._replace(host_keys=Seen((HostKey("/nonexistent", False),)))
+    config, old = "/etc/ssh/sshd_config", b"Port 22\n"
+    ladder = Story(sshd=renamed, known={config: old}, current={config: b"HostKey /nonexistent\n"}).ladder
+    assert [rung.name for rung in ladder.rungs] == ["known-good"]
+
+
 def test_the_privilege_separation_directory_that_sshd_names_is_mended() -> None:
     loose = "/run/sshd must be owned by root and not group or world-writable."
     made = Judged(sshd=broken(loose, GOOD)._replace(privsep=Seen(HostKey("/run/sshd", True, 0o777))))
