@@ -69,7 +69,7 @@ def attempts(
     for now in starts:
         if now < over or now > until:
             continue
-        end = now + STAY
+        end = now + (0.0 if failures else STAY)
         while True:
             waiting = done < sum(change <= now for change in changes)
             slot = schedule.slot(identity, interval, EPOCH + now)

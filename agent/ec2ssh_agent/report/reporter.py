@@ -33,8 +33,9 @@ from .delivery import Answer, Endpoint, Misconfigured, Outcome
 
 _STATE = f"{spool.REPORTER}/state.json"
 _STATUS = "/run/ec2ssh-agent/status.json"
-#: The timer starts a run this often; a run ends rather than last longer than `STAY`, or, where heartbeats are wanted
-#: more often than the timer comes, until just before the next one (seconds).
+#: The timer starts a run this often. A run ends rather than wait longer than `STAY` for its next try; at once where it
+#: found the endpoint down (a whole fleet's tries would add up); where heartbeats are wanted more often than the timer
+#: comes, just before the next one (seconds).
 TIMER, STAY = 300.0, 120.0
 #: The metadata service is asked again after this, and where it did not answer after this (seconds).
 _IDENTITY_AGE, _IDENTITY_RETRY = 86_400.0, 3600.0
@@ -81,7 +82,7 @@ class Reporter:
         `now`: regardless of back-off, each report once, parked ones again; `only`: this report alone, out of order.
         """
         host, often = self.host, self.config.report_interval < TIMER and not (now or only)
-        end = host.monotonic() + (TIMER - 5.0 if often else STAY)
+        end = host.monotonic() + (TIMER - 5.0 if often else 0.0 if self.state.failures else STAY)
         _prune(self.host)
         if now:
             _unpark(self.host)
