@@ -103,10 +103,10 @@ def _hung(finding: Finding, facts: Facts) -> Ladder:
 def _restore(finding: Finding, facts: Facts, known_good: Mapping[str, bytes], current: Mapping[str, bytes]) -> Ladder:
     if finding.id == "host-keys-missing":
         made = _host_keys(finding, facts)
+        if made.rungs or seen(facts.machine.cloud_init_done) is False:
+            return made
         # Its configuration may name keys that never were.
-        return (
-            made if made.rungs else _configuration(finding, facts, known_good, current)._replace(withheld=made.withheld)
-        )
+        return _configuration(finding, facts, known_good, current)._replace(withheld=made.withheld)
     if finding.id == "host-key-modes":
         keys = [key for key in seen(facts.sshd.host_keys) or () if key.present and key.mode & 0o077]
         steps = tuple(Mode(key.path, 0o600, key.uid, key.gid) for key in keys)
