@@ -355,7 +355,7 @@ def _cause(look: _Look) -> Optional[tuple[str, str]]:
     if PRIVSEP.search(look.broken):
         return "privsep-missing", "the privilege separation directory is missing or not root's alone"
     if "no hostkeys available" in look.broken:
-        loose = [key.path for key in keys if key.present and key.mode & 0o077]
+        loose = [key.path for key in keys if key.loose]
         if loose:
             return "host-key-modes", f"others may read the host keys, so sshd refuses them: {', '.join(loose)}"
         return "host-keys-missing", "there is no host key that it can use"
@@ -475,7 +475,7 @@ def _at_rest(facts: Facts) -> Iterator[Finding]:
         yield _rests("sshd-forbidden", "/etc/ssh/sshd_not_to_be_run is there: sshd is not to run")
     if keys and not any(key.present for key in keys):
         yield _rests("host-keys-missing", "there is no host key", tuple(key.path for key in keys))
-    loose = [key.path for key in keys if key.present and key.mode & 0o077 and key.mode != 0o640]  # 0640: Red Hat's
+    loose = [key.path for key in keys if key.loose]
     if loose and len(loose) == sum(key.present for key in keys):
         yield _rests("host-key-modes", "others may read the host keys, so sshd refuses them", tuple(loose))
     if effective and effective.listen and all(address.startswith(_INSIDE) for address in effective.listen):

@@ -54,6 +54,11 @@ class HostKey(NamedTuple):
     gid: int = 0
     size: int = 0
 
+    @property
+    def loose(self) -> bool:
+        """There, and sshd refuses it, since others may read it. Red Hat's sshd lets a group ssh_keys read."""
+        return self.present and bool(self.mode & 0o077) and not (self.mode == 0o640 and self.gid != 0)
+
 
 class ConfigTest(NamedTuple):
     """`sshd -t`: good, or what it said (and of which file and line, where it names one)."""

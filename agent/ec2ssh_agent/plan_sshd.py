@@ -108,7 +108,7 @@ def _restore(finding: Finding, facts: Facts, known_good: Mapping[str, bytes], cu
         # Its configuration may name keys that never were.
         return _configuration(finding, facts, known_good, current)._replace(withheld=made.withheld)
     if finding.id == "host-key-modes":
-        keys = [key for key in seen(facts.sshd.host_keys) or () if key.present and key.mode & 0o077]
+        keys = [key for key in seen(facts.sshd.host_keys) or () if key.loose]
         steps = tuple(Mode(key.path, 0o600, key.uid, key.gid) for key in keys)
         why = "only root may read host keys"
         return Ladder(finding, (_rung("host-key-modes", why, steps),))

@@ -292,6 +292,13 @@ def test_damaged_host_keys_are_not_replaced_and_keys_that_never_were_give_way_to
     assert [rung.name for rung in ladder.rungs] == ["known-good"]
 
 
+def test_keys_that_red_hats_group_may_read_keep_their_mode() -> None:
+    keys = (HostKey("/etc/ssh/ssh_host_rsa_key", True, 0o666), HostKey("/etc/ssh/ssh_host_ecdsa_key", True, 0o640, 0, 9))
+    made = Judged(sshd=broken("sshd: no hostkeys available -- exiting.")._replace(host_keys=Seen(keys)))
+    assert made.ids == ["host-key-modes"]
+    assert made.typed == ["chown 0:0 /etc/ssh/ssh_host_rsa_key", "chmod 0600 /etc/ssh/ssh_host_rsa_key"]
+
+
 def test_the_privilege_separation_directory_that_sshd_names_is_mended() -> None:
     loose = "/run/sshd must be owned by root and not group or world-writable."
     made = Judged(sshd=broken(loose, GOOD)._replace(privsep=Seen(HostKey("/run/sshd", True, 0o777))))
