@@ -293,7 +293,10 @@ def test_damaged_host_keys_are_not_replaced_and_keys_that_never_were_give_way_to
 
 
 def test_keys_that_red_hats_group_may_read_keep_their_mode() -> None:
-    keys = (HostKey("/etc/ssh/ssh_host_rsa_key", True, 0o666), HostKey("/etc/ssh/ssh_host_ecdsa_key", True, 0o640, 0, 9))
+    keys = (
+        HostKey("/etc/ssh/ssh_host_rsa_key", True, 0o666),
+        HostKey("/etc/ssh/ssh_host_ecdsa_key", True, 0o640, 0, 9),
+    )
     made = Judged(sshd=broken("sshd: no hostkeys available -- exiting.")._replace(host_keys=Seen(keys)))
     assert made.ids == ["host-key-modes"]
     assert made.typed == ["chown 0:0 /etc/ssh/ssh_host_rsa_key", "chmod 0600 /etc/ssh/ssh_host_rsa_key"]
