@@ -98,3 +98,19 @@ def test_the_configuration_file_is_the_one_that_was_read() -> None:
 
     assert path("/etc/ec2ssh-agent/agent.conf.d/report.conf:2") == "/etc/ec2ssh-agent/agent.conf"
     assert path("/root/other.conf:2") == "/root/other.conf"
+
+
+def test_with_systemd_its_own_run_is_ended_first_and_its_proxies_are_used() -> None:
+    host = host_whose_reporter("delivered", "200 OK")
+    host.directory("/run/systemd/system")
+    host.command(["systemctl", "stop", "ec2ssh-agent-report.service"], Ran(0, b"", b""))
+    shown = b'LANG=C https_proxy=http://proxy:3128 "NO_PROXY=10.0.0.0/8, example.com" AWS_SECRET=x\n'
+    host.command(["systemctl", "show"], Ran(0, shown, b""))
+    assert command.send(host, CONFIG, test=True)["exit"] == 0
+    assert [call.argv[:2] for call in host.calls][0] == ("systemctl", "stop")
+    said = dict(host.calls[-1].environment)
+    assert said["https_proxy"] == "http://proxy:3128" and said["NO_PROXY"] == "10.0.0.0/8, example.com"
+    assert "AWS_SECRET" not in said and "LANG" not in said
+    host.command(["systemctl", "show"], Ran(0, b'"unbalanced\n', b""))
+    with pytest.raises(HostError, match="environment"):
+        command.send(host, CONFIG, test=True)
