@@ -11,7 +11,7 @@ from typing import Any, Optional
 from . import codec, document, learn, memory, passes, publish, withdraw
 from .config import FILE, Config, load
 from .diagnose import seen
-from .facts import Facts
+from .facts import Facts, Machine
 from .host import Host, HostError, NotFound
 from .model import ConfigError, Finding, Severity, Symptom
 from .passes import Done
@@ -206,7 +206,7 @@ def _watch(config_path: str, config: Config, done: Done, made: Document, *, boot
     if waiting is not None:
         again = waiting if again is None else min(again, waiting)
     return base._replace(
-        interval=config.watch_interval,
+        interval=interval(config, facts.machine),
         pulse=config.watch_pulse,
         again=again,
         pids=_pids(facts),
@@ -218,6 +218,13 @@ def _watch(config_path: str, config: Config, done: Done, made: Document, *, boot
         probe=config.watch_probe_interval,
         probe_at=_probe_at(facts, ports[0] if ports else 22),
     )
+
+
+def interval(config: Config, machine: Machine) -> float:
+    """Seconds until the next pass at the latest. Where no timer of systemd's brings the heartbeats, passes do."""
+    if config.report_url and seen(machine.systemd) is False:
+        return min(config.watch_interval, config.report_interval)
+    return config.watch_interval
 
 
 def _pids(facts: Facts) -> tuple[int, ...]:

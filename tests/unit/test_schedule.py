@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from ec2ssh_agent import daemon
 from ec2ssh_agent.config import Config
+from ec2ssh_agent.facts import Machine
 from ec2ssh_agent.host import Host
+from ec2ssh_agent.model import Seen
 from ec2ssh_agent.report import schedule, spool
 from ec2ssh_agent.report.delivery import WHOLE, Answer, Endpoint, Outcome
 from ec2ssh_agent.report.formats import Request
@@ -45,6 +48,12 @@ def test_the_slot_stays_where_it_is() -> None:
         assert 0 < wait <= INTERVAL
         assert schedule.slot(name, INTERVAL, start + wait + 0.001) == schedule.slot(name, INTERVAL, start) + 1
         assert abs((start + wait - at) % INTERVAL) < 1e-3 or abs((start + wait - at) % INTERVAL - INTERVAL) < 1e-3
+
+
+@pytest.mark.parametrize(("systemd", "url", "interval"), [(True, "https://a/", 1800), (False, "", 1800),
+                                                          (False, "https://a/", 300)])  # fmt: skip
+def test_without_systemd_passes_bring_the_heartbeats(systemd: bool, url: str, interval: float) -> None:
+    assert daemon.interval(Config(report_url=url), Machine(systemd=Seen(systemd))) == interval
 
 
 def test_the_delays_grow_and_are_full_jitter() -> None:
