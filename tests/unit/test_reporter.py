@@ -473,6 +473,18 @@ def test_a_day_without_the_endpoint(tmp_path: Path) -> None:
     assert spool.entries(host) == ()
 
 
+def test_a_spool_that_cannot_be_used_is_told_in_status(tmp_path: Path) -> None:
+    host = host_in(tmp_path, Host)
+    with serving() as server:
+        command, environment = _program(tmp_path, server)
+        Path(host.path(f"{spool.DIRECTORY}/state.json")).mkdir(parents=True)
+        ran = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+        assert ran.returncode == 3 and b"state.json" in ran.stderr and server.got == []
+        Path(host.path(f"{spool.DIRECTORY}/state.json")).rmdir()
+        last = spool.summary(host, config_for(server))["last"]
+    assert last.startswith("not sent: ") and "state.json" in last
+
+
 def test_a_heartbeat_costs_little(tmp_path: Path) -> None:
     """0.1 % of a CPU at the default interval of 300 s, the start of the program included: the best of some runs."""
     host = host_in(tmp_path, Host)

@@ -302,6 +302,15 @@ def _config(host: Host, path: str) -> Config:
         raise
 
 
+def _leave_word(host: Host, why: str) -> None:
+    """For `status`, in the place of an endpoint's answer: nothing is sent, and this is why."""
+    try:
+        state = _load(host)._replace(answer=f"not sent: {why}"[:200], time=_stamp(host.now()))
+        host.replace(_STATE, json.dumps(state._asdict()).encode(), mode=0o600, like=False, sync=False)
+    except HostError as error:
+        print(f"ec2ssh-agent-reporter: not written down: {error}", file=sys.stderr)
+
+
 def main(argv: Optional[list[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="ec2ssh-agent-reporter", description="Delivers what waits in the spool.")
     parser.add_argument("--root", default="/")
@@ -325,6 +334,7 @@ def main(argv: Optional[list[str]] = None) -> int:
         return int(asked)
     except AgentError as error:
         print(f"ec2ssh-agent-reporter: {error}", file=sys.stderr)
+        _leave_word(host, str(error))
         return error.exit_status
     if asked:
         print(json.dumps(done._asdict()))
