@@ -169,6 +169,51 @@ scrape_configs: [{{job_name: node, static_configs: [{{targets: ["{exporter}"]}}]
         assert not empty
 
 
+#: For each alert a series by the minute, and the minutes after which it fires and after which it has ended.
+ALERTS: dict[str, tuple[str, str, int, int]] = {
+    "SSHUnreachable": ('ec2ssh_health{state="unreachable"}', "1x5 0x20", 2, 7),
+    "SSHDegraded": ('ec2ssh_health{state="degraded"}', "1x20 0x20", 16, 22),
+    "SSHHealthUnknown": ('ec2ssh_health{state="unknown"}', "1x20 0x20", 16, 22),
+    "SSHCriticalFinding": (
+        'ec2ssh_finding{id="firewall-drop",severity="critical",symptom="timeout"}',
+        "1x9 _x9",
+        6,
+        18,
+    ),
+    "SSHRepairGivenUp": ("ec2ssh_circuit_open", "1x5 0x20", 1, 7),
+    "SSHRepaired": ('ec2ssh_repair_timestamp_seconds{finding="firewall-drop",outcome="verified"}', "60x60", 2, 17),
+    "SSHAgentStale": ("ec2ssh_valid_until_timestamp_seconds", "600x20 3600x20", 16, 22),
+    "SSHAgentReportsRefused": ("ec2ssh_report_parked", "2x20 0x20", 16, 22),
+    "SSHAgentReportsWait": ("ec2ssh_report_waiting", "1x70 0x20", 61, 72),
+    "SSHAgentReportsDropped": ("ec2ssh_report_dropped_total", "0x5 3x100", 8, 80),
+}
+
+
+def test_each_alert_fires_alone_and_ends(bin: Path, tmp_path: Path) -> None:
+    rules = {line.split(": ")[1] for line in RULES.read_text().splitlines() if "- alert:" in line}
+    assert rules == set(ALERTS)
+    firing = 'count by (alertname) (ALERTS{alertstate="firing"})'
+    document = {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": series, "values": values}],
+                "promql_expr_test": [
+                    {"expr": firing, "eval_time": f"{fires}m",
+                     "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1}]},
+                    {"expr": firing, "eval_time": f"{ended}m", "exp_samples": []},
+                ],
+            }
+            for name, (series, values, fires, ended) in ALERTS.items()
+        ],
+    }  # fmt: skip
+    (tmp_path / "test.yml").write_text(json.dumps(document))
+    ran = subprocess.run([bin / "promtool", "test", "rules", tmp_path / "test.yml"], capture_output=True, timeout=60)
+    assert ran.returncode == 0, (ran.stdout + ran.stderr).decode()
+
+
 def test_otlp_to_a_receiver_that_is_not_ours(tmp_path: Path) -> None:
     """The reporter's heartbeat to VictoriaMetrics, which takes protobuf and no JSON; asked for again by PromQL."""
     host, status = host_in(tmp_path), document("unreachable")
