@@ -118,7 +118,7 @@ def _mend(host: Host, config: Config, remembered: memory.Memory, now: passes.Loo
 
     done = mend(remembered, now)
     nap = done.again
-    if done.records or nap is None or nap > _NAP or channel.stopping():
+    if done.records or nap is None or nap > _NAP or channel.stopping() or execute.pending(host):
         return done
     done = passes.keep(host, done)
     host.sleep(nap)

@@ -155,6 +155,8 @@ def mend(
         counted.add(fault)
         record, now, advice[fault] = _attempt(host, config, remembered, ladder, rung, actor=actor, busy=busy)
         made += [record] if record else []
+        if execute.pending(host):
+            break  # first that is taken back, by the next pass
     if counted & _critical(now.assessment):
         # What did not help may help in a moment (somebody else was at work); the circuit bounds how often.
         again = _sooner(again, _RETRY)
@@ -176,7 +178,7 @@ def _attempt(
     try:
         record = execute.apply(host, rung, finding=finding, actor=actor, note=typed.append, busy=busy)
     except StepFailed as error:
-        return None, look(host, config, remembered, probe=False), f"{rung.name}: {error}; taken back"
+        return None, look(host, config, remembered, probe=False), f"{rung.name}: {error}"
     # Whether a hung sshd answers again only its banner tells; else a probe that libwrap refuses would cost seconds.
     after = look(host, config, remembered, probe=finding.id == "sshd-hung")
     helped = finding.fault not in _critical(after.assessment)

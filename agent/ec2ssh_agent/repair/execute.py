@@ -98,8 +98,7 @@ def apply(
             record = _make(context, record, step, note)
         return record
     except (AgentError, OSError) as error:
-        _abandon(host, record.id, context, error)
-        raise error if isinstance(error, StepFailed) else StepFailed(str(error)) from error
+        raise StepFailed(f"{error}; {_abandon(host, record.id, context, error)}") from error
 
 
 def _make(context: Context, record: Record, step: Step, note: Say) -> Record:
@@ -118,18 +117,34 @@ def _make(context: Context, record: Record, step: Step, note: Say) -> Record:
     return record
 
 
-def _abandon(host: Host, change: str, context: Context, error: Exception) -> None:
-    """Takes back what a failed rung had done, by what is on disk of it. What fails is left for `recover`."""
+def _abandon(host: Host, change: str, context: Context, error: Exception) -> str:
+    """Takes back what a failed rung had done, by what is on disk of it. What fails is left for `recover`.
+
+    Tells what came of it.
+    """
     try:
         record = records.load(host, change)
-    except AgentError:
-        return  # not even the first write succeeded: nothing was done
+    except records.NoSuchChange:
+        return "nothing was done"  # not even the first write succeeded
+    except AgentError as other:
+        return f"not yet taken back: {other}"
     try:
         notes = _revert(context, record, _differences(context, record))
         close(host, record, State.FAILED, (str(error), *notes))
+        return "taken back"
     except AgentError as other:
+        left = f"not yet taken back: {other}"
         with contextlib.suppress(AgentError):
-            records.write(host, record._replace(notes=(*record.notes, str(error), f"not yet taken back: {other}")))
+            records.write(host, record._replace(notes=(*record.notes, str(error), left)))
+        return left
+
+
+def pending(host: Host) -> bool:
+    """Whether a change waits for `recover`; who cannot look must take it that one does."""
+    try:
+        return bool(records.unfinished(host))
+    except (HostError, records.BadRecord):
+        return True
 
 
 def undo(host: Host, record: Record, *, reason: str = "undone", busy: BusyFor = _quiet) -> Undone:
@@ -147,7 +162,8 @@ def undo(host: Host, record: Record, *, reason: str = "undone", busy: BusyFor = 
     audit(host, record, tuple(f"undo {line}" for line in typed(record)))
     if not record.state.unfinished:
         # From here on a crash leaves something half undone, which `recover` finishes.
-        records.write(host, record._replace(state=State.APPLIED))
+        begun = tuple(w.undoing(s) if isinstance(w, Commands) else s for w, s in _begun(context, record))
+        records.write(host, record._replace(state=State.APPLIED, saved=begun))
     try:
         notes = _revert(context, record, differences)
     except AgentError:

@@ -65,11 +65,22 @@ class Commands:
                 texts.append(unlike(now, before))
         return "\n".join(texts)
 
-    def revert(self, saved: Saved) -> tuple[str, ...]:
-        left = self._now(saved)
-        shared = saved.made and any(
-            unlike(now, then) and unlike(now, before) for now, then, before in zip(left, saved.left_files, saved.files)
+    def undoing(self, saved: Saved) -> Saved:
+        """What the record says while the inverse is at work: as of a step that was begun, for a tool that is killed
+        leaves what nobody knows. Not where others have changed the same since: that is never put back."""
+        if self._shared(saved) or not self._untouched(saved):
+            return saved
+        return saved._replace(time=self.host.now(), made=False)
+
+    def _shared(self, saved: Saved) -> bool:
+        """Whether somebody else has changed the files, too."""
+        return saved.made and any(
+            unlike(now, left) and unlike(now, before)
+            for now, left, before in zip(self._now(saved), saved.left_files, saved.files)
         )
+
+    def revert(self, saved: Saved) -> tuple[str, ...]:
+        shared = self._shared(saved)
         exact = bool(self.step.tables) and not shared and self._untouched(saved)
         complaint = ""
         for argv in self.step.inverse:
