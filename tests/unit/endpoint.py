@@ -87,10 +87,11 @@ def _read(connection: socket.socket) -> Got:
 
 @contextlib.contextmanager
 def serving(
-    behaviour: Optional[Behaviour] = None, *, tls: Optional[ssl.SSLContext] = None, unix: str = ""
+    behaviour: Optional[Behaviour] = None, *, tls: Optional[ssl.SSLContext] = None, unix: str = "", ipv6: bool = False
 ) -> Iterator[Server]:
-    listener = socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM)
-    listener.bind(unix or ("127.0.0.1", 0))
+    family = socket.AF_UNIX if unix else socket.AF_INET6 if ipv6 else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.bind(unix or ("::1" if ipv6 else "127.0.0.1", 0))
     listener.listen(256)
     server = Server(listener, behaviour or reply(), tls)
     try:

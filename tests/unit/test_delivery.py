@@ -103,6 +103,27 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     assert server.got[0].path == "/v1/in?a=b" and server.got[0].body == BODY
 
 
+def test_ipv6() -> None:
+    with serving(ipv6=True) as server:
+        there = url(server).replace("127.0.0.1", "[::1]")
+        assert send(Config(report_url=there)).outcome is Outcome.DELIVERED
+    assert server.got[0].headers["host"].startswith("[::1]:")
+
+
+def test_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as server, serving(reply("202 From Proxy")) as proxy:
+        monkeypatch.setenv("http_proxy", url(proxy, path=""))
+        assert send(Config(report_url="http://endpoint.invalid/in")).text == "202 From Proxy"
+        assert proxy.got[0].path == "http://endpoint.invalid/in"
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert send(Config(report_url=url(server))).text == "200 OK"
+        # Through a proxy, too, TLS is with the endpoint: the proxy is asked for a tunnel, and gives none.
+        monkeypatch.setenv("https_proxy", url(proxy, path=""))
+        assert send(Config(report_url="https://endpoint.invalid/in")).outcome is Outcome.RETRY
+        assert (proxy.got[-1].method, proxy.got[-1].path) == ("CONNECT", "endpoint.invalid:443")
+        assert len(server.got) == 1
+
+
 def test_a_unix_socket_that_is_not_there(tmp_path: Path) -> None:
     answer = send(Config(report_url="http+unix://" + str(tmp_path / "no").replace("/", "%2F") + "/in"))
     assert answer.outcome is Outcome.RETRY and "No such file" in answer.text
