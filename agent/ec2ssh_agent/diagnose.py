@@ -313,7 +313,7 @@ def _elsewhere(look: _Look) -> Optional[Finding]:
 
 def _taken(look: _Look, banner: Optional[Banner]) -> bool:
     """Whether it is surely not sshd that listens on its port: none of its units is active, and no banner is given."""
-    if banner is None or banner.text.startswith("SSH-") or seen(look.sshd.process) is not None:
+    if banner is None or banner.refused or banner.text.startswith("SSH-") or seen(look.sshd.process) is not None:
         return False
     units = [unit for unit in (look.unit, look.socket) if unit and unit.name]
     return bool(units) and all(unit.active in ("inactive", "failed") for unit in units)

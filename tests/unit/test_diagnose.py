@@ -220,6 +220,7 @@ def test_another_program_on_the_port_is_not_sshd() -> None:
     assert (web.health, web.ids, web.typed) == (Health.UNREACHABLE, ["sshd-port-taken"], [])
     assert Judged(sshd=IDLE._replace(banner=Seen(Banner("SSH-2.0-OpenSSH_9.2", 0.1)))).health is Health.OK
     assert Judged(sshd=IDLE._replace(banner=Unseen("not probed"))).health is Health.OK, "not known to be another"
+    assert Judged(sshd=IDLE._replace(banner=Seen(Banner("", 0.0, refused=True)))).health is Health.OK, "lo's firewall"
     on_demand = IDLE._replace(socket_unit=Seen(UnitState("ssh.socket", "loaded", "active", "listening", "enabled")))
     assert Judged(sshd=on_demand._replace(banner=Seen(Banner("", 2.0)))).ids == ["sshd-banner-late"]
 
