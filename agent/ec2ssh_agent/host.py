@@ -121,7 +121,8 @@ class Host:
     def __init__(self, root: str = "/", kept: bytes = b"") -> None:
         """`kept`: another Host's, of this boot."""
         self.root = root.rstrip("/")
-        self._kept: dict[tuple[str, ...], tuple[str, bytes, bytes]] = marshal.loads(kept) if kept else {}
+        # From this program's own pipe.
+        self._kept: dict[tuple[str, ...], tuple[str, bytes, bytes]] = marshal.loads(kept) if kept else {}  # noqa: S302
 
     # -- clock
 
@@ -322,7 +323,7 @@ class Host:
         if program is None:
             raise NotFound(f"{argv[0]}: not installed")
         with _errors(argv[0]):
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - a list of words, never a shell's line
                 [program, *argv[1:]],
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

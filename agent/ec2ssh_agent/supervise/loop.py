@@ -466,4 +466,4 @@ def run(config_path: str, root: str) -> NoReturn:
     Same pid; raises OSError.
     """
     main = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-    os.execv(sys.executable, [sys.executable, "-I", main, config_path, root])
+    os.execv(sys.executable, [sys.executable, "-I", main, config_path, root])  # noqa: S606 - itself
