@@ -361,6 +361,9 @@ class Maker:
                 plain += [
                     f"-j DNAT --to-destination {'192.0.2.99' if self.family is Family.IPV4 else '2001:db8:77::1'}"
                 ]
+        if hook == "INPUT":
+            others = ("192.168.1.99", "203.0.113.9") if self.family is Family.IPV4 else ("2001:db8:77::1", "fd00::99")
+            plain += [f"-j SNAT --to-source {self.pick(*others, self.local)}"] * 2
         if hook == "POSTROUTING":
             plain += ["-j MASQUERADE"]
         return self.pick(*plain)

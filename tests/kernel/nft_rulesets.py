@@ -510,6 +510,16 @@ class Maker:
             found.append(
                 f"  chain nat {{\n    type nat hook prerouting priority {self._priority(-100)};\n    {rule}\n  }}\n"
             )
+        if self._chance(0.15):
+            self._choose_side()
+            family = "ip" if self.side is Family.IPV4 else "ip6"
+            to = self._pick(
+                *(("10.9.9.9", "192.168.1.99") if family == "ip" else ("fd00::99",)), self.locals[self.side]
+            )
+            head = f"type nat hook input priority {self._priority(100)};"
+            found.append(
+                f"  chain natin {{\n    {head}\n    {self._source()} tcp dport != 9 snat {family} to {to}\n  }}\n"
+            )
         if self._chance(0.3):
             policy = self._pick("accept", "accept", "drop")
             priority = self._priority(self.random.choice((0, -300, -150)))

@@ -16,7 +16,7 @@ from ec2ssh_agent.reach import analyse
 from ec2ssh_agent.reach.ruleset import Backend, Family
 from iptables_rulesets import Made
 from iptables_world import OTHER, QUESTION, Layer, differences, load, read
-from nft_world import World, world
+from nft_world import V6, World, world
 
 SOURCES = {
     Family.IPV4: ["192.0.2.1", "198.51.100.1", "0.0.0.1", "240.0.0.1", "10.0.5.1", "223.255.255.255"],
@@ -148,6 +148,21 @@ CASES = {
         "filter: -A INPUT -s 10.0.0.0/8 -p tcp -m connmark --mark 5 -j REJECT",
         "filter: -A INPUT -s 10.0.0.0/8 -p tcp -j CONNMARK --set-mark 5",
     ],
+    "SNAT on the way in": [
+        f"nat: -A INPUT {A} -p tcp -j SNAT --to-source 10.9.9.9",
+        f"nat: -A INPUT {B} -p tcp -j SNAT --to-source 10.9.9.8",
+        "nat: -A INPUT -s 10.0.0.0/8 -p tcp -j SNAT --to-source 10.0.5.20",
+        "nat: -A INPUT -s 240.0.0.0/4 -p tcp -j SNAT --to-source 10.9.9.9",
+        "raw: -A OUTPUT -d 10.9.9.8 -j DROP",
+        f"filter: -A OUTPUT {OUT_A} -m conntrack ! --ctstate SNAT -j DROP",
+        "filter: -A OUTPUT -d 10.0.0.0/8 -o eth0 -j DROP",
+        "filter: -A OUTPUT -d 240.0.0.0/4 -j REJECT",
+    ],
+    "whom security sees of a client that SNAT makes another of": [
+        f"nat: -A INPUT {A} -p tcp -j SNAT --to-source 10.9.9.9",
+        "security: -A INPUT -s 10.9.9.9 -j DROP",
+        f"security: -A INPUT {B} -j DROP",
+    ],
     "status and direction": [
         f"filter: -A INPUT {A} -m conntrack --ctstatus ASSURED -j DROP",
         f"filter: -A OUTPUT {OUT_B} -m conntrack --ctstatus ASSURED -p tcp --tcp-flags SYN SYN -j DROP",
@@ -179,6 +194,8 @@ def text(lines: list[str], family: Family) -> str:
             ("198.51.100.0/24", "2001:db8:51::/48"),
             ("10.0.0.0/8", "fd00::/8"),
             ("240.0.0.0/4", "2000::/16"),
+            ("10.9.9.", "fd09::"),
+            ("10.0.5.20", V6),
             ("icmp-host-prohibited", "icmp6-adm-prohibited"),
             ("icmp-net-unreachable", "icmp6-no-route"),
             ("-p icmp --icmp-type port-unreachable", "-p ipv6-icmp --icmpv6-type port-unreachable"),

@@ -245,7 +245,7 @@ MEANINGS: dict[str, tuple[Item, ...]] = {
     "-j REDIRECT --to-ports 22": (Verdict(Kind.REDIRECT, ports=((22, 22),)),),
     "-j REDIRECT": (Verdict(Kind.REDIRECT),),
     "-j MASQUERADE --random": (Verdict(Kind.SNAT),),
-    "-j SNAT --to-source 1.2.3.4": (Verdict(Kind.SNAT),),
+    "-j SNAT --to-source 1.2.3.4": (Verdict(Kind.SNAT, to=((0x01020304, 0x01020304),)),),
     "-j NFQUEUE --queue-num 1 --queue-bypass": (Verdict(Kind.QUEUE, reason="a program decides (NFQUEUE)"),),
     "-j TCPMSS --clamp-mss-to-pmtu": (),
 }  # fmt: skip

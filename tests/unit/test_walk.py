@@ -429,12 +429,43 @@ def test_what_conntrack_sees_of_a_connection_half_of_which_is_untracked() -> Non
         assert outcome(answer(ruleset(*raw, *chains, rule)), "192.0.2.1") is expected, rule
 
 
-def test_snat_on_the_way_in_is_not_followed_and_says_so() -> None:
-    nat = ("*nat", ":INPUT ACCEPT [0:0]", ":POSTROUTING ACCEPT [0:0]")
-    rule = "-A INPUT -s 192.0.2.0/24 -p tcp -j SNAT --to-source 10.9.9.9"
-    found = answer(ruleset(*nat, rule, "-A POSTROUTING -j MASQUERADE"))
-    assert shown(found, Outcome.UNCERTAIN) == ("192.0.2.0/24",)
-    assert [r.text for r in found.rules if r.outcome is Outcome.UNCERTAIN] == [rule]
+def test_snat_on_the_way_in() -> None:
+    """Measured: filter OUTPUT sees the client's address again, and still the interface of the first route."""
+    nat = ("*nat", ":INPUT ACCEPT [0:0]", "-A INPUT -s 192.0.2.0/24 -p tcp -j SNAT --to-source")
+    for to, rule, expected in (
+        ("10.9.9.9", "-A OUTPUT -d 10.9.9.9 -j DROP", ("timeout", "connected", "connected")),
+        ("10.9.9.9", "-A OUTPUT -d 192.0.2.1 -j DROP", ("connected", "timeout", "timeout")),
+        ("10.0.5.20", "-A OUTPUT -o lo -j DROP", ("timeout", "timeout", "connected")),
+        ("10.0.5.20", "-A OUTPUT -o eth0 -j DROP", ("connected", "connected", "timeout")),
+        ("10.9.9.9", "-A OUTPUT -m addrtype --dst-type LOCAL -j DROP", ("connected", "connected", "connected")),
+        ("10.9.9.9", "-A OUTPUT -m conntrack --ctstate SNAT -j DROP", ("connected", "timeout", "timeout")),
+    ):
+        found = []
+        for table, hook in (("raw", "OUTPUT"), ("filter", "OUTPUT"), ("mangle", "POSTROUTING")):
+            chains = (f"*{table}", f":{hook} ACCEPT [0:0]", rule.replace("OUTPUT", hook))
+            found.append(outcome(answer(ruleset(*nat[:2], f"{nat[2]} {to}", "COMMIT", *chains)), "192.0.2.1").value)
+        assert tuple(found) == expected, (to, rule)
+    for backend, expected_ in ((Backend.LEGACY, Outcome.CONNECTED), (Backend.IPTABLES_NFT, Outcome.TIMEOUT)):
+        security = ("*security", ":INPUT ACCEPT [0:0]", "-A INPUT -s 10.9.9.9 -j DROP")
+        rules = ruleset(*nat[:2], f"{nat[2]} 10.9.9.9", "COMMIT", *security, backend=backend)
+        assert outcome(answer(rules), "192.0.2.1") is expected_  # security stands before NAT, or after it
+    blackhole = Route(Family.IPV4, parse_cidr("10.9.0.0/16")[1], "", "throw")
+    away = question(routes=(blackhole, Route(Family.IPV4, parse_cidr("192.0.0.0/8")[1], "eth0")))
+    assert outcome(answer(ruleset(*nat[:2], f"{nat[2]} 10.9.9.9"), away), "192.0.2.1") is Outcome.TIMEOUT
+    assert outcome(answer(ruleset(*nat[:2], f"{nat[2]} 10.9.9.8-10.9.9.9")), "192.0.2.1") is Outcome.UNCERTAIN
+
+
+def test_tcp_wrappers_see_whom_snat_makes_of_a_client() -> None:
+    nat = ruleset("*nat", ":INPUT ACCEPT [0:0]", "-A INPUT -s 192.0.2.0/24 -p tcp -j SNAT --to-source 10.9.9.9")
+    inside = parse_ranges("10.9.9.9/32")
+    rest = ((0, inside[0][0] - 1), (inside[0][1] + 1, 0xFFFFFFFF))
+    allow, deny = (
+        Decision(inside, True, "hosts.allow", 1, "sshd: 10.9.9.9"),
+        Decision(rest, False, "hosts.deny", 1, "ALL"),
+    )
+    found = analyse(question(), nat, {Family.IPV4: (allow, deny)}).answers[0]
+    holds_together(found)
+    assert shown(found, Outcome.CONNECTED) == ("10.9.9.9", "192.0.2.0/24")
 
 
 def test_a_rejection_in_words_that_nobody_knows_is_uncertain() -> None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Optional
 
-from .ruleset import Family, Ranges
+from .ruleset import Family, Ranges, Selector
 
+#: A masked address may stand for very many ranges; beyond these it is "may".
+_MOST_RANGES = 65536
 BITS = {Family.IPV4: 32, Family.IPV6: 128}
 #: What follows the address of a prefix, by the binary logarithm of its size.
 _SUFFIXES = {family: ("", *(f"/{bits - place}" for place in range(1, bits + 1))) for family, bits in BITS.items()}
@@ -180,3 +183,37 @@ def cidrs(ranges: Ranges, family: Family) -> tuple[str, ...]:
                 out.append(format_address(low, family) + suffixes[place])
             low += 1 << place
     return tuple(out)
+
+
+def preimage(selector: Selector, ranges: Ranges, bits: int) -> Optional[Ranges]:
+    """The values whose selected part lies in `ranges`; None where they are too many ranges to tell."""
+    full = (1 << bits) - 1
+    mask = full if selector.mask is None else selector.mask & full
+    if mask == full and not selector.xor and not selector.shift:
+        return ranges
+    if selector.shift:
+        low_bits = (1 << selector.shift) - 1
+        ranges = tuple((low << selector.shift, high << selector.shift | low_bits) for low, high in ranges)
+    out: list[tuple[int, int]] = []
+    for low, high in ranges:
+        high = min(high, full)
+        while low <= high:
+            # An aligned block: `size` low bits are free, those above are fixed.
+            size = min((low & -low).bit_length() - 1 if low else bits, (high - low + 1).bit_length() - 1)
+            value = (low ^ selector.xor) >> size << size
+            low += 1 << size
+            free = (full & ~mask) >> size << size
+            if value & free:
+                continue  # a bit that the mask clears is never 1
+            while free >> size & 1:
+                free &= ~(1 << size)
+                size += 1
+            if len(out) + (1 << bin(free).count("1")) > _MOST_RANGES:
+                return None
+            part = 0
+            while True:
+                out.append((value | part, value | part | (1 << size) - 1))
+                part = part - free & free
+                if not part:
+                    break
+    return normal(out)

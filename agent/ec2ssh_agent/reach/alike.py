@@ -10,8 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from .addresses import BITS
-from .packet import preimage
+from .addresses import BITS, preimage
 from .question import Link, Local, Question
 from .ruleset import Bits, Family, Field, Item, Lookup, MapMark, Ranges, Ruleset, Selector, Test, VerdictMap
 

@@ -383,6 +383,8 @@ class _TableDraft:
         chains = {}
         for name, rules in self.rules.items():
             hook, priority = _BASE[self.name].get(name, ("", 0))
+            if self.name == "security" and backend is Backend.IPTABLES_NFT:
+                priority = 150  # as iptables-nft has it, after NAT
             kind = "nat" if hook and self.name == "nat" else "filter"
             policy = self.policies.get(name, Kind.ACCEPT)
             if name in self.shifted:

@@ -119,6 +119,14 @@ def _dnat(given: Options, context: Context) -> Built:
     return (Verdict(Kind.DNAT, to=where, ports=ports),)
 
 
+def _snat(given: Options, context: Context) -> Built:
+    to = [option.value for option in given if option.name == "--to-source"]
+    if len(to) != 1:
+        raise ValueError("SNAT takes one --to-source")
+    where, ports = _destination(to[0], context.family)
+    return (Verdict(Kind.SNAT, to=where, ports=ports),)
+
+
 def _redirect(given: Options, context: Context) -> Built:
     ports = [values.ports(option.value, "-") for option in given if option.name == "--to-ports"]
     return (Verdict(Kind.REDIRECT, ports=ports[0] if ports else ()),)
@@ -204,7 +212,7 @@ TARGETS: dict[str, Extension] = {
     ),
     "DNAT": Extension(options(f"--to-destination=1 {_RANDOM}"), _dnat),
     "REDIRECT": Extension(options(f"--to-ports=1 {_RANDOM}"), _redirect),
-    "SNAT": Extension(options(f"--to-source=1 {_RANDOM}"), _verdict(Kind.SNAT)),
+    "SNAT": Extension(options(f"--to-source=1 {_RANDOM}"), _snat),
     "MASQUERADE": Extension(options(f"--to-ports=1 {_RANDOM}"), _verdict(Kind.SNAT)),
     "SET": Extension(
         options("--add-set=2 --del-set=2 --map-set=2 --exist --timeout=1 --map-mark --map-prio --map-queue"), _set

@@ -73,8 +73,9 @@ class Journey:
         visits, walk.visits, walk.recording = walk.visits, None, False
         flows = self._out(packets.BANNER, _next(flows, inside=True))
         walk.visits = visits
-        ranges = addresses.normal(item for sources_ in flows.values() for item in sources_.all())
-        self._wrappers(ranges)
+        for alias in sorted({state.alias for state in flows}):
+            parts = [sources_.all() for state, sources_ in flows.items() if state.alias == alias]
+            self._wrappers(addresses.normal(item for ranges in parts for item in ranges), alias)
 
     def _opened(self, sources: Ranges) -> Flows:
         """Until sshd has the client's ACK. What is lost on the way is sent again: the SYN, and the SYN-ACK for which no
@@ -141,9 +142,9 @@ class Journey:
     def _out(self, packet: Packet, flows: Flows) -> Flows:
         flows = self._routed(flows, packet.stage, mark=0)
         flows = self.walk.hook("output", packet, flows)
-        marked = {state: flows.pop(state) for state in tuple(flows) if state.mark}
+        marked = {state: flows.pop(state) for state in tuple(flows) if state.mark or state.alias >= 0}
         if marked:
-            # mangle OUTPUT changed the mark: the kernel routes again (ip_route_me_harder).
+            # mangle OUTPUT changed the mark, or NAT the address: the kernel routes again (ip_route_me_harder).
             for state, sources in marked.items():
                 flows = merged(_parts(flows) + _parts(self._routed({state: sources}, packet.stage, mark=state.mark)))
         flows = self.walk.hook("postrouting", packet, flows)
@@ -155,7 +156,7 @@ class Journey:
     def _recognised(self, packet: Packet, flows: Flows) -> Flows:
         """Without what the client cannot take for an answer: a reply that NAT has not turned back, being untracked."""
         for state in tuple(flows):
-            if state.inside and self._translated(state):
+            if state.inside and self._translated(state) or state.aliased:
                 key = self.notes.kernel(packet.stage, "an untracked reply leaves with its translated address or port")
                 self._end(Outcome.TIMEOUT, key, flows.pop(state).all())
         return flows
@@ -166,14 +167,15 @@ class Journey:
         """
         for state in tuple(flows):
             first = state.track == packets.NEW  # that conntrack sees of the connection
-            if not self._translated(state) or state.inside is not first:
+            misses = state.alias >= 0 and state.aliased is first
+            if not misses and (not self._translated(state) or state.inside is not first):
                 continue
             sources = flows.pop(state)
             text = "translated, as the SYN was not" if first else "not translated, as the SYN was"
             key = self.notes.kernel("ack", f"the ACK is {text}")
             self._tell(key, sources.all(), "reject")
             stray = Rejection(Outcome.CLOSED, key, "", state, sources.all())
-            answered = state if first else state._replace(conn=packets.Conn.NONE, nat=None)
+            answered = state if first else state._replace(conn=packets.Conn.NONE, nat=None, alias=-1)
             self._sent(packets.STRAY_RESET, answered, [stray])
         return flows
 
@@ -223,8 +225,14 @@ class Journey:
         out: list[tuple[State, Ranges]] = []
         for state, sources in flows.items():
             for way in self._back(mark):
-                ranges = sources.all() if way.ranges == everywhere else sources.overlap(way.ranges)
+                if state.aliased:
+                    ranges = sources.all() if addresses.contains(way.ranges, state.alias) else ()
+                else:
+                    ranges = sources.all() if way.ranges == everywhere else sources.overlap(way.ranges)
                 if not ranges:
+                    continue
+                if state.aliased and addresses.contains(self.scene.own, state.alias):
+                    out.append((state._replace(oif="lo"), ranges))
                     continue
                 if way.device == "" and not way.doubt:
                     self._end(Outcome.TIMEOUT, notes.kernel("route", "no route back"), ranges)
@@ -314,14 +322,18 @@ class Journey:
 
     # After the handshake
 
-    def _wrappers(self, ranges: Ranges) -> None:
+    def _wrappers(self, ranges: Ranges, alias: int) -> None:
+        """`alias`: the address that all of them seem to have; -1: their own."""
         connected = self.notes.kernel("socket", f"sshd answers on port {self.question.port}")
         if self.decisions is None:
             self.notes.end(Outcome.CONNECTED, connected, ranges)
             return
         left = Sources(ranges)
         for decision in self.decisions:
-            part = left.overlap(decision.sources)
+            if alias < 0:
+                part = left.overlap(decision.sources)
+            else:
+                part = left.all() if addresses.contains(decision.sources, alias) else ()
             if not part:
                 continue
             left.take(part)
@@ -364,7 +376,7 @@ def _next(flows: Flows, *, inside: bool = False) -> Flows:
 
 
 def _fresh(state: State, *, inside: bool) -> State:
-    return state._replace(mark=0, track=0, inside=inside, oif="")
+    return state._replace(mark=0, track=0, inside=inside, aliased=inside and state.alias >= 0, oif="")
 
 
 def neighbours(journey: Journey) -> list[Walk]:

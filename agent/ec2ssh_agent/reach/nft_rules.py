@@ -102,6 +102,7 @@ class Compiler:
             "meter": self._meter,
             "dnat": self._dnat,
             "redirect": self._redirect,
+            "snat": self._snat,
             "reject": self._reject,
             "xt": self._xt,
         }
@@ -138,7 +139,7 @@ class Compiler:
             handler(body, out)
         elif kind in _VERDICTS or kind in ("jump", "goto", "queue"):
             out.append(self._verdict(kind, body))
-        elif kind in ("snat", "masquerade"):
+        elif kind == "masquerade":
             out.append(Verdict(Kind.SNAT))
         elif kind == "notrack":
             out.append(NoTrack())
@@ -594,6 +595,17 @@ class Compiler:
             return
         ports = (nft_keys.span(PORT, port),) if port is not None else ()
         out.append(Verdict(Kind.DNAT, to=to, ports=ports))
+
+    def _snat(self, given: object, out: list[Item]) -> None:
+        """Where it matters, in a chain at input, an address that is not told is any."""
+        body = mapping(given)
+        where, family = body.get("addr"), body.get("family", self._family)
+        if isinstance(family, str) and where is not None:
+            self._require(nft_keys.REQUIRES.get(family, ()), out)
+        kind = IPV6 if family == "ip6" or isinstance(where, str) and ":" in where else IPV4
+        to = (nft_keys.span(kind, where),) if isinstance(where, str) else ()
+        ports = () if body.get("port") is None else ((0, 0xFFFF),)
+        out.append(Verdict(Kind.SNAT, to=to, ports=ports))
 
     def _redirect(self, given: object, out: list[Item]) -> None:
         port = mapping(given).get("port") if given is not None else None

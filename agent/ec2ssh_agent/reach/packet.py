@@ -45,9 +45,6 @@ _WITH_CONNECTION = (ESTABLISHED, RELATED, NEW)
 
 _ALL_BITS = 0xFFFFFFFF
 
-#: A masked address may stand for very many ranges; beyond these it is "may".
-_MOST_RANGES = 65536
-
 
 class Conn:
     """What conntrack knows of the connection between two packets: nothing, the SYN, both directions."""
@@ -65,6 +62,8 @@ class State(NamedTuple):
     conn: int = Conn.NONE
     ctmark: int = 0
     nat: Optional[tuple[int, int]] = None  # local address and port after DNAT or REDIRECT
+    alias: int = -1  # whom SNAT on the way in makes this host take the client for; -1: nobody else
+    aliased: bool = False  # the packet carries it
     ports: Ranges = ((1024, 65535),)  # of the remote end
     # What this connection's packets put into sets, and whether the limit that the element carries lets them go on.
     learned: frozenset[tuple[str, "Key", Optional[bool]]] = frozenset()
@@ -195,40 +194,6 @@ class Scene:
         self.cache: dict[tuple[object, ...], tuple[Lookup, list[tuple[object, Union[bool, Ranges]]]]] = {}
 
 
-def preimage(selector: Selector, ranges: Ranges, bits: int) -> Optional[Ranges]:
-    """The values whose selected part lies in `ranges`; None where they are too many ranges to tell."""
-    full = (1 << bits) - 1
-    mask = full if selector.mask is None else selector.mask & full
-    if mask == full and not selector.xor and not selector.shift:
-        return ranges
-    if selector.shift:
-        low_bits = (1 << selector.shift) - 1
-        ranges = tuple((low << selector.shift, high << selector.shift | low_bits) for low, high in ranges)
-    out: list[tuple[int, int]] = []
-    for low, high in ranges:
-        high = min(high, full)
-        while low <= high:
-            # An aligned block: `size` low bits are free, those above are fixed.
-            size = min((low & -low).bit_length() - 1 if low else bits, (high - low + 1).bit_length() - 1)
-            value = (low ^ selector.xor) >> size << size
-            low += 1 << size
-            free = (full & ~mask) >> size << size
-            if value & free:
-                continue  # a bit that the mask clears is never 1
-            while free >> size & 1:
-                free &= ~(1 << size)
-                size += 1
-            if len(out) + (1 << bin(free).count("1")) > _MOST_RANGES:
-                return None
-            part = 0
-            while True:
-                out.append((value | part, value | part | (1 << size) - 1))
-                part = part - free & free
-                if not part:
-                    break
-    return addresses.normal(out)
-
-
 def name_matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(pattern == name or pattern[-1:] == "*" and name.startswith(pattern[:-1]) for pattern in patterns)
 
@@ -260,6 +225,7 @@ class View:
     def _values(self) -> dict[Field, Value]:
         scene, packet, state = self.scene, self.packet, self.state
         v4 = scene.family is Family.IPV4
+        remote: Value = state.alias if state.aliased else REMOTE
         address, port = (state.nat if state.nat and state.inside else None) or (scene.local.address, scene.port)
         local: Value = address
         local_type: Value = 2
@@ -281,11 +247,12 @@ class View:
             Field.LENGTH: UNKNOWN,
         }
         if packet.inward:
-            values.update({Field.SADDR: REMOTE, Field.DADDR: local})
-            values.update({Field.SADDR_TYPE: scene.types, Field.DADDR_TYPE: local_type})
-            values[Field.FIB_IIF] = UNKNOWN if packet.looped else scene.fib or UNKNOWN
+            values.update({Field.SADDR: remote, Field.DADDR: local})
+            values.update({Field.SADDR_TYPE: self._of_remote(scene.types), Field.DADDR_TYPE: local_type})
+            values[Field.FIB_IIF] = UNKNOWN if packet.looped else self._of_remote(scene.fib)
         else:
-            values.update({Field.SADDR: local, Field.DADDR: REMOTE, Field.SADDR_TYPE: 2, Field.DADDR_TYPE: scene.types})
+            values.update({Field.SADDR: local, Field.DADDR: remote, Field.SADDR_TYPE: 2})
+            values[Field.DADDR_TYPE] = self._of_remote(scene.types)
         if packet.protocol == 6:
             ports: tuple[Value, Value] = (PORTS, port) if packet.inward else (port, PORTS)
             values[Field.SPORT], values[Field.DPORT] = ports
@@ -298,6 +265,11 @@ class View:
         if state.track in _WITH_CONNECTION:
             values.update(self._connection())
         return values
+
+    def _of_remote(self, mapping: Mapping) -> Value:
+        if not self.state.aliased or not mapping:
+            return mapping or UNKNOWN
+        return next(number for number, ranges in mapping if addresses.contains(ranges, self.state.alias))
 
     def _connection(self) -> dict[Field, Value]:
         scene, packet, state = self.scene, self.packet, self.state
@@ -318,9 +290,12 @@ class View:
         }
 
     def _natted(self) -> int:
-        """DNAT, as a bit of the connection's status; a translation that changes nothing leaves none (nf_nat_core.c)."""
+        """SNAT and DNAT, as bits of the connection's status; what changes nothing leaves none (nf_nat_core.c)."""
         state = self.state
-        return 32 if self.tracked and state.nat not in (None, (self.scene.local.address, self.scene.port)) else 0
+        if not self.tracked:
+            return 0
+        translated = state.nat not in (None, (self.scene.local.address, self.scene.port))
+        return (32 if translated else 0) | (16 if state.alias >= 0 else 0)
 
     @property
     def tracked(self) -> bool:
@@ -394,12 +369,12 @@ class View:
         """A test of a value that is not one number."""
         family = self.scene.family
         if value is REMOTE:
-            found = preimage(selector, ranges, addresses.BITS[family])
+            found = addresses.preimage(selector, ranges, addresses.BITS[family])
             if found is None:
                 return None
             return addresses.complement(found, family) if negated else found
         if value is PORTS:
-            chosen = preimage(selector, ranges, 16)
+            chosen = addresses.preimage(selector, ranges, 16)
             assert chosen is not None  # at most 65,536 ports
             return self._ports(chosen, negated)
         if value is UNKNOWN or isinstance(value, (_Open, int)) or value is None:
@@ -508,7 +483,7 @@ class View:
             selector = item.selectors[place]
             assert isinstance(selector, Selector)
             for element in item.elements or ():
-                chosen = preimage(selector, _ranges(element, place), 16) or ()
+                chosen = addresses.preimage(selector, _ranges(element, place), 16) or ()
                 inside = addresses.intersect(self.state.ports, chosen)
                 if inside and inside != self.state.ports:
                     return Split(inside)

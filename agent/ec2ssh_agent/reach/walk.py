@@ -264,9 +264,8 @@ class Walk:
             again = self._packet is not None and self._packet.again
             if state.track == NEW and step.bases and not again:
                 fresh[state] = sources
-            elif state.nat and (state.track in (ESTABLISHED, RELATED) or again and state.track == NEW):
-                inside = {"prerouting": True, "postrouting": False}.get(self._hook, state.inside)
-                done.append((state._replace(inside=inside), sources.all()))
+            elif state.track in (ESTABLISHED, RELATED) or again and state.track == NEW:
+                done.append((self._carrying(state), sources.all()))
             else:
                 done.append((state, sources.all()))
         place = 0
@@ -277,6 +276,12 @@ class Walk:
         if not done:
             return fresh
         return merged(done + [(state, sources.all()) for state, sources in fresh.items()])
+
+    def _carrying(self, state: State) -> State:
+        """What NAT makes of a further packet of a connection that it translates."""
+        inside = {"prerouting": True, "postrouting": False}.get(self._hook, state.inside)
+        aliased = {"input": True, "output": False}.get(self._hook, state.aliased)
+        return state._replace(inside=inside if state.nat else state.inside, aliased=aliased and state.alias >= 0)
 
     def _translated(self, bases: list[tuple[Table, Chain]], fresh: Flows, done: list[tuple[State, Ranges]]) -> Flows:
         """NAT's chains of one priority, in either order where that can matter; `done` takes what one translates."""
@@ -294,11 +299,11 @@ class Walk:
 
     def _by_chains(self, bases: list[tuple[Table, Chain]], fresh: Flows, done: list[tuple[State, Ranges]]) -> Flows:
         for base in bases:
-            before = {state.nat for state in fresh}
+            before = {(state.nat, state.alias) for state in fresh}
             passed = self._base(base, fresh) if fresh else {}
             fresh = {}
             for state, sources in passed.items():
-                if state.nat in before:
+                if (state.nat, state.alias) in before:
                     fresh[state] = sources
                 else:
                     done.append((state, sources.all()))
@@ -553,10 +558,11 @@ class Walk:
             self._reject(verdict, key, state=state, ranges=ranges)
         elif kind in (Kind.DNAT, Kind.REDIRECT):
             self._translate(verdict, key, state=state, ranges=ranges)
+        elif kind is Kind.SNAT and self._hook == "input":
+            self._disguise(verdict, key, state=state, ranges=ranges)
         else:
             self._accept(key, state, ranges)
-            # SNAT on its way in: who the connection then seems to come from, and where its reply goes, is not followed.
-            if kind in (Kind.QUEUE, Kind.UNKNOWN) or kind is Kind.SNAT and self._hook == "input":
+            if kind in (Kind.QUEUE, Kind.UNKNOWN):
                 self.notes.doubt(key, ranges)
                 self.notes.end(Outcome.TIMEOUT, key, ranges)
             if kind is Kind.UNKNOWN:
@@ -654,6 +660,18 @@ class Walk:
             self.notes.translated.setdefault((address, port), []).append((key, ranges))
             self._accept(key, state._replace(nat=(address, port), inside=True), ranges)
         return None
+
+    def _disguise(self, verdict: Verdict, key: Key, *, state: State, ranges: Ranges) -> None:
+        """SNAT of the SYN on its way to the socket, which then answers somebody else; OUTPUT's NAT turns that back."""
+        (low, high), *more = verdict.to or ((-1, -1),)
+        if state.track != NEW:
+            self._accept(key, state, ranges)
+        elif low < 0 or low != high or more or verdict.ports:
+            self._accept(key, state, ranges)
+            self.notes.doubt(key, ranges)
+            self.notes.end(Outcome.TIMEOUT, key, ranges)
+        else:
+            self._accept(key, state._replace(alias=low, aliased=True), ranges)
 
 
 _SHOWN = {
