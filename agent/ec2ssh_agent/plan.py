@@ -176,24 +176,22 @@ def _alone(situation: Situation) -> bool:
 
 
 def _ufw(gap: Gap, situation: Situation) -> Iterator[Rung]:
+    """Its own rule, and what must be opened beside it. To take ufw down and up is no repair: it lets everybody in
+    meanwhile, and leads to chains that were flushed no more than before (ufw-init-functions: they exist already).
+    """
     ufw = seen(situation.facts.ufw)
     assert ufw is not None
-    allow = _ufw_allow(gap, situation, ufw.tuples)
     six = gap.family is Family.IPV6
     table, chain = ("ip6 filter", "ufw6-user-input") if six else ("ip filter", "ufw-user-input")
     backend = _filter_backend(situation.ruleset, table, chain)
+    rest = _rest(gap, situation, table, chain, backend) if backend else None
+    allows = [words for words in map(str.split, ufw.tuples) if words[:1] == ["allow"]]
+    networks = _networks(gap, situation) or ("",)
+    flushed = not ufw.chains and all(any(_same(words, gap.port, n) for words in allows) for n in networks)
+    if rest is None or flushed:
+        return  # it leaves this family alone; or it allows SSH already, and nothing leads to its chains
     why = "ufw owns the firewall: its rule survives `ufw reload` and a reboot"
-    step = "step 1: firewall"
-    if ufw.chains:
-        # Where its own rule would not help, or it leaves IPv6 alone, to take it down and up would not help either.
-        rest = _rest(gap, situation, table, chain, backend) if backend else None
-        if rest is not None:
-            yield Rung("ufw-allow", why, (allow, *rest), step)
-        return
-    # Its chains are gone, or nothing leads to them (`iptables -F`): neither `ufw reload` nor `enable` alone mends that.
-    afresh = (("ufw", "disable"), ("ufw", "--force", "enable"))
-    enable = Run(afresh, files=("/etc/ufw/ufw.conf",), owner="ufw", tables=_UFW_TABLES)
-    yield Rung("ufw-enable", "ufw's chains are not in the kernel's way: it is enabled afresh", (allow, enable), step)
+    yield Rung("ufw-allow", why, (_ufw_allow(gap, situation, ufw.tuples), *rest), "step 1: firewall")
 
 
 def _filter_backend(ruleset: Optional[Ruleset], table: str, chain: str) -> Optional[Backend]:
