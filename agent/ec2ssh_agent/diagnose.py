@@ -400,6 +400,8 @@ def _running(look: _Look, facts: Facts, reach: Reach) -> Iterator[Finding]:
 def _fatal(name: str, look: _Look, banner: Optional[Banner]) -> bool:
     """Whether what keeps sshd from starting ends each connection to the one that runs, too."""
     answers = banner is not None and banner.text.startswith("SSH-")
+    if _on_demand(look):
+        return not answers  # sshd starts when a client comes
     if name == "privsep-missing":
         # OpenSSH 9.8 and later: after the banner, and only where there is no such directory at all.
         directory = seen(look.sshd.privsep)

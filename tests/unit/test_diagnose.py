@@ -271,6 +271,17 @@ def test_an_option_whose_name_is_like_a_keys_is_a_wrong_configuration() -> None:
     assert Judged(sshd=broken(text, file="/etc/ssh/sshd_config")).ids == ["sshd-config-invalid"]
 
 
+def test_what_keeps_a_socket_activated_sshd_from_starting_keeps_every_client_out() -> None:
+    socket = UnitState("ssh.socket", "loaded", "active", "listening", "enabled")
+    idle = IDLE._replace(unit=Seen(UnitState("ssh.service", "loaded", "inactive")), socket_unit=Seen(socket))
+    text = "/etc/ssh/sshd_config: line 1: Bad configuration option: Bogus"
+    made = Judged(sshd=broken(text, idle, "/etc/ssh/sshd_config"))
+    assert (made.health, made.ids) == (Health.UNREACHABLE, ["sshd-config-invalid"])
+    assert made.assessment.findings[0].symptom is Symptom.CLOSED
+    missing = broken("Missing privilege separation directory: /run/sshd", idle)
+    assert Judged(sshd=missing).health is Health.OK, "systemd makes it"
+
+
 def test_host_keys_that_are_gone_end_the_connections_of_older_versions_only() -> None:
     gone = broken("sshd: no hostkeys available -- exiting.", GOOD)
     gone = gone._replace(host_keys=Seen((HostKey("/etc/ssh/ssh_host_ed25519_key", False),)))
