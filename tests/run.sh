@@ -18,7 +18,7 @@ cache=/var/cache/ec2ssh-agent
 
 packages="python3-venv python3-psutil python3-systemd python3-requests python3-jeepney python3-iptables
     iproute2 iptables nftables ipset openssh-client procps strace libwrap0 tcpd"
-instance_packages="systemd-container mmdebstrap dpkg-dev fakeroot rpm"
+instance_packages="systemd-container mmdebstrap dpkg-dev fakeroot rpm gcc libc6-dev"
 lint_packages="shellcheck lintian man-db groff-base zsh packer python3-yaml rpmlint"
 
 install_packages() {

@@ -35,3 +35,7 @@ def wait_baseline(made: Instance) -> None:
 def wait_daemon(made: Instance) -> None:
     """Until it has published what its first pass saw."""
     wait_for("the daemon's first pass", lambda: made.agent("status").code != 3, 60)
+
+
+def main_pid(made: Instance) -> str:
+    return made.run("systemctl show -P MainPID ec2ssh-agent.service").out.strip()

@@ -363,6 +363,40 @@ class Instance:
         return "\n".join([looked.out, status.out, status.err, self.journal("-n", "120")])
 
 
+def _outer(made: Instance, pid: int) -> int:
+    """The pid, seen from this machine, of a process of the instance."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            seen = re.search(rf"^NSpid:.*\s{pid}$", (entry / "status").read_text(), re.M)
+            if seen and (entry / "ns/pid").readlink() == Path(f"/proc/{made._init}/ns/pid").readlink():
+                return int(entry.name)
+    raise AssertionError(f"no process {pid} in the instance")
+
+
+@contextlib.contextmanager
+def limited(made: Instance, pid: int, controller: str, value: int) -> Iterator[None]:
+    """Keeps a process of the instance, and what it starts meanwhile, to so many bytes ("memory") or tasks ("pids")."""
+    top, name, outer = Path("/sys/fs/cgroup"), made.network.server, _outer(made, pid)
+    old = (top / controller).is_dir()  # version 1 of control groups has a tree for each controller
+    hierarchy = top / controller if old else top
+    home = re.search(rf"^\d+:{controller if old else ''}:/(.*)", Path(f"/proc/{outer}/cgroup").read_text(), re.M)
+    assert home
+    group = hierarchy / f"{name}-limited"
+    group.mkdir()
+    (group / {"memory": "memory.limit_in_bytes" if old else "memory.max", "pids": "pids.max"}[controller]).write_text(
+        str(value)
+    )
+    (group / "cgroup.procs").write_text(str(outer))
+    try:
+        yield
+    finally:
+        for member in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (hierarchy / home[1] / "cgroup.procs").write_text(member)
+        wait_for("an empty control group", lambda: not (group / "cgroup.procs").read_text(), 30)
+        group.rmdir()
+
+
 @contextlib.contextmanager
 def boot(
     suite: str = "bookworm",
