@@ -251,7 +251,14 @@ def _all_rp_filter(host: Host) -> int:
 
 
 def _tcp_options(host: Host) -> tuple[int, ...]:
-    return tuple(kind for kind, name in _TCP_OPTIONS.items() if host.read(f"/proc/sys/net/ipv4/{name}").strip() != b"0")
+    return tuple(kind for kind, name in _TCP_OPTIONS.items() if _agrees(host, name))
+
+
+def _agrees(host: Host, name: str) -> bool:
+    try:
+        return host.read(f"/proc/sys/net/ipv4/{name}").strip() != b"0"
+    except NotFound:
+        return True  # a container before Linux 4.15 does not see its host's
 
 
 def _read_routes(names: dict[int, str]) -> tuple[Route, ...]:
