@@ -247,6 +247,7 @@ class Maker:
             "tcp option timestamp exists",
             "tcp option fastopen exists",
             "tcp option sack-perm missing",
+            "sctp chunk data missing",
         )
 
     def _mark(self, hook: str) -> str:
