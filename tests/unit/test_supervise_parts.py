@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ec2ssh_agent.supervise import channel
 from ec2ssh_agent.supervise.inotify import Inotify
 from ec2ssh_agent.supervise.notify import Notifier
 from ec2ssh_agent.supervise.probe import Probe
@@ -386,3 +387,12 @@ def test_a_plain_tuple_is_what_typing_makes_of_it() -> None:
     assert repr(WatchList()).startswith("WatchList(interval=1800.0, pulse=1.0, again=None")
     assert (Wake.__name__, Wake.__module__) == ("Wake", "ec2ssh_agent.supervise.watch")
     assert Wake.__doc__ and Wake.__doc__.startswith("Why a pass is made")
+
+
+@pytest.mark.parametrize(("before", "after"), [(b"-500\n", b"0"), (b"0\n", b"0\n"), (b"200\n", b"200\n")])
+def test_a_pass_is_not_protected_from_the_oom_killer(tmp_path: Path, before: bytes, after: bytes) -> None:
+    """To protect anything takes a capability that a container may not have: a file stands in for the kernel's."""
+    score = tmp_path / "score"
+    score.write_bytes(before)
+    channel.be_expendable(str(score))
+    assert score.read_bytes() == after

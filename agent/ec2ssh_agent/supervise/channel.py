@@ -58,6 +58,16 @@ def _stop(number: int, frame: Optional[FrameType]) -> None:
     _stopping = True
 
 
+def be_expendable(path: str = "/proc/self/oom_score_adj") -> None:
+    """What the unit's OOMScoreAdjust protects is the supervisor: where memory runs short a pass is a program like any
+    other, and so are its tools. Source: proc_pid_oom_score_adj(5); raising it needs no capability."""
+    with open(path, "rb", buffering=0) as file:
+        protected = int(file.read()) < 0
+    if protected:
+        with open(path, "wb", buffering=0) as file:
+            file.write(b"0")
+
+
 def be_worker(pipe: int, worker: Worker, config_path: str, root: str, wake: Wake) -> None:
     """Makes the pass in the forked child and ends the process; whatever is raised is a crash, and reported as such."""
     global _pipe
@@ -65,6 +75,7 @@ def be_worker(pipe: int, worker: Worker, config_path: str, root: str, wake: Wake
     try:
         _pipe = pipe
         os.setsid()
+        be_expendable()
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, _stop)
