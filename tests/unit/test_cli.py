@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Optional
 
+import jsonschema
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +59,25 @@ def test_what_the_terminal_cannot_show_is_an_escape(tmp_path: Path) -> None:
     (tmp_path / "rules").write_text(RULES)
     done = ran(tmp_path, f"$A reach --iptables-save {tmp_path}/rules", PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and r'"caf\xe9 \u2192"' in done.stdout, done.stderr
+
+
+COMMANDS = (
+    "explain timeout", "explain refused", "history", "config show", "config check", "undo --list", "pause 5m", "resume",
+    "purge", "user-data",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_answers_in_json_by_its_schema(tmp_path: Path, command: str) -> None:
+    (tmp_path / "etc/ssh").mkdir(parents=True)
+    (tmp_path / "var").mkdir()
+    if command == "history":
+        assert ran(tmp_path, "$A pause 5m").returncode == 0
+    done = ran(tmp_path, f"$A {command} --json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, json.loads((ROOT / "agent/ec2ssh_agent/schemas/commands.json").read_text()))
+    assert document["schema"] == f"ec2ssh-agent.{command.split()[0]}/1"
 
 
 def test_an_attached_volume_is_looked_at_as_far_as_it_goes(tmp_path: Path) -> None:
