@@ -5,7 +5,7 @@ would wake the supervisor), all of which end with the script. The passes do noth
 
 idle    CPU, RSS and PSS while nothing happens: pulse 1 s, one listener, the banner probe every 60 s
 passes  RSS over 10,000 passes
-look    the once-a-second look beside 20,000 open connections
+look    the once-a-second look beside 20,000 open connections and 600 processes
 flood   200 changes of the ruleset a second: the supervisor's CPU, the passes that it starts (each burns 60 ms)
 """
 
@@ -37,7 +37,8 @@ def worker(config_path, root, wake):
         file.write(b".")
     while time.process_time() < {burn}:
         continue
-    return default(config_path)._replace(ports=({port},), pids=({pid},), probe=60.0, probe_at=("127.0.0.1", {port}))
+    watch = default(config_path)._replace(ports=({port},), pids=({pid},), probe=60.0, probe_at=("127.0.0.1", {port}))
+    return watch._replace(kept=os.urandom(40000))
 Loop("/etc/ec2ssh-agent/agent.conf", "/", worker=worker).run()
 """
 
@@ -132,6 +133,7 @@ def look(seconds: float) -> None:
 
     rules, looker = Rules(), Look()
     looker.watch((2222,))
+    others = [subprocess.Popen(["sleep", "3600"]) for _ in range(600)]
     for connections in (0, 20000):
         holders = []
         for port in range(2222, 2227):
@@ -147,9 +149,14 @@ def look(seconds: float) -> None:
             rules.moved()
             times.append((time.perf_counter() - began) * 1e6)
         times.sort()
-        print(f"look beside {connections} connections: median {times[1000]:.0f} µs, 99th {times[1980]:.0f} µs")
+        print(
+            f"look beside 600 processes, {connections} connections: median {times[1000]:.0f} µs, 99th {times[1980]:.0f} µs"
+        )
         for holder in holders:
             holder.communicate("\n")
+    for other in others:
+        other.kill()
+        other.wait()
 
 
 def flood(seconds: float) -> None:

@@ -36,7 +36,7 @@ check directory keys with path /etc/ssh
 _MEND = """\
 #!/bin/sh
 iptables -C INPUT -p tcp --dport 22 -j ACCEPT || iptables -I INPUT -p tcp --dport 22 -j ACCEPT
-grep -qs '^sshd: ALL: allow$' /etc/hosts.allow || sed -i '1i sshd: ALL: allow' /etc/hosts.allow
+grep -qs '^sshd: ALL: allow$' /etc/hosts.allow || echo 'sshd: ALL: allow' >> /etc/hosts.allow
 sleep 0.3
 timeout 1 bash -c 'exec 3<>/dev/tcp/127.0.0.1/22; read -r line <&3' || systemctl restart ssh.service
 """
@@ -49,7 +49,7 @@ def start(made: Instance) -> int:
     made.write("/usr/local/sbin/mend-ssh", _MEND, 0o755)
     made.write("/etc/monit/monitrc", _CONFIG, 0o600)
     made.run("systemctl start monit.service")
-    wait_for("Monit", lambda: made.run("monit status sshd | grep -q OK", check=False).code == 0, 30)
+    wait_for("Monit", lambda: made.run("grep -q started /var/log/monit.log", check=False).code == 0, 30)
     inner = made.run("cat /run/monit.pid").out.strip()
     for status in Path("/proc").glob("[0-9]*/status"):
         text = status.read_text() if status.exists() else ""

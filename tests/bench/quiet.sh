@@ -1,0 +1,28 @@
+#!/bin/sh
+# All that is to be measured on a quiet machine, in 25 minutes: tests/bench/quiet.sh [DIRECTORY for what they print]
+# Two benches run at once, but only one of them does anything: the other watches an instance that is idle.
+set -eu
+out=${1:-/var/tmp/ec2ssh-bench}
+cd "$(dirname "$0")"
+python=$(find /var/cache/ec2ssh-agent -maxdepth 1 -name 'venv-*' -printf '%T@ %p\n' | sort -rn | sed -n '1s/^[^ ]* //p')/bin/python
+mkdir -p "$out"
+
+bench() {
+    name=$1
+    shift
+    "$python" "$@" > "$out/$name" 2> "$out/$name.err" || echo "failed: $*; see $out/$name.err" >> "$out/$name"
+}
+
+bench idle bench_instance.py idle &
+bench reaction bench_reaction.py --runs 20 --minutes 14
+bench systemd bench_reaction.py --runs 20 --minutes 2 --with systemd killed
+bench monit bench_reaction.py --runs 5 --minutes 3 --with monit stopped killed hung iptables-nft-drop hosts-deny-all
+bench flood bench_instance.py flood
+bench rules bench_instance.py rules
+bench look bench_idle.py look
+bench check bench_check.py
+wait
+for name in reaction systemd monit flood rules look check idle; do
+    echo "== $name"
+    cat "$out/$name"
+done
