@@ -149,9 +149,8 @@ def look(seconds: float) -> None:
             rules.moved()
             times.append((time.perf_counter() - began) * 1e6)
         times.sort()
-        print(
-            f"look beside 600 processes, {connections} connections: median {times[1000]:.0f} µs, 99th {times[1980]:.0f} µs"
-        )
+        took = f"median {times[1000]:.0f} µs, 99th {times[1980]:.0f} µs"
+        print(f"look beside 600 processes, {connections} connections: {took}")
         for holder in holders:
             holder.communicate("\n")
     for other in others:
