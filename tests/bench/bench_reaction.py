@@ -5,8 +5,9 @@
 Needs root and the Python of tests/run.sh; the faults are those of tests/instance/faults.py, and `killed`. A client in
 its own namespace starts a connection every 20 ms and gives each 100 ms. The time runs from just before the command that
 breaks SSH (of a hung sshd: from the start of the first connection that queues); a fault counts as felt with two failed
-connections in a row. Prints, for each fault, median and worst in ms. Before each run the instance is whole, and the
-daemon has made no pass for 1.2 s. The runs go round the faults; after M minutes no other round begins.
+connections in a row. Prints, for each fault, median and worst in ms, and how long that command took itself. Before each
+run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go round the faults; after M minutes no
+other run begins.
 
 `--with monit`: no agent, but Monit as monit.py sets it up. `--with systemd`: neither.
 """
@@ -118,6 +119,7 @@ class Bench:
 
     def __init__(self, made: Instance, who: str) -> None:
         self.made, self.who = made, who
+        self.took = 0.0  # seconds of the last command that broke something
 
     def once(self, fault: Fault) -> float:
         """Seconds; infinite when it did not come back."""
@@ -125,10 +127,13 @@ class Bench:
         trial = Trial(self.made, fault.to, 30.0 if self.who == "agent" else 12.0)
         thread = threading.Thread(target=trial.run)
         thread.start()
-        told = self.made.run(f"date +%s.%N; {{ {fault.breaks}; }} >/dev/null 2>&1 || true").out
+        told = self.made.run(f"date +%s.%N; {{ {fault.breaks}; }} >/dev/null 2>&1; date +%s.%N").out
         thread.join()
         self._heal(fault, back=bool(trial.back))
-        begin = min(trial.failed) if fault.name == "hung" and trial.failed else float(told.split()[0])
+        begin, broken = map(float, told.split())
+        self.took = broken - begin
+        if fault.name == "hung" and trial.failed:
+            begin = min(trial.failed)
         return trial.back - begin if trial.back else float("inf")
 
     def _heal(self, fault: Fault, *, back: bool) -> None:
@@ -168,6 +173,7 @@ def bench(who: str, settle: str) -> Iterator[Bench]:
 
 def measure(who: str, chosen: Sequence[Fault], *, runs: int, settle: str, end: float) -> None:
     times: dict[str, list[float]] = {fault.name: [] for fault in chosen}
+    took: dict[str, list[float]] = {fault.name: [] for fault in chosen}
     with bench(who, settle) as made:
         if chosen[0] in faults.FIREWALLD:
             made.made.run("systemctl start firewalld.service")
@@ -175,10 +181,15 @@ def measure(who: str, chosen: Sequence[Fault], *, runs: int, settle: str, end: f
         for _ in range(runs):
             for fault in chosen if time.time() < end else ():
                 times[fault.name].append(made.once(fault) * 1000)
+                took[fault.name].append(made.took * 1000)
                 print(f"{fault.name} {times[fault.name][-1]:.0f}", file=sys.stderr, flush=True)
     for name, found in times.items():
         if found:
-            print(f"| {name} | {statistics.median(found):.0f} | {max(found):.0f} | {len(found)} |", flush=True)
+            command = statistics.median(took[name])
+            print(
+                f"| {name} | {statistics.median(found):.0f} | {max(found):.0f} | {command:.0f} | {len(found)} |",
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -191,8 +202,8 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted = [known()[name] for name in arguments.faults or NAMES]
     end = time.time() + arguments.minutes * 60
-    print(f"with {arguments.who}, settle {arguments.settle}\n\n| fault | median, ms | worst, ms | runs |", flush=True)
-    print("| --- | --- | --- | --- |", flush=True)
+    print(f"with {arguments.who}, settle {arguments.settle}\n", flush=True)
+    print("| fault | median, ms | worst, ms | the command, ms | runs |\n| --- | --- | --- | --- | --- |", flush=True)
     firewalld = [fault for fault in wanted if fault in faults.FIREWALLD]
     for chosen in (firewalld, [fault for fault in wanted if fault not in firewalld]):
         if chosen:

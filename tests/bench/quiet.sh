@@ -15,6 +15,7 @@ bench() {
 
 bench idle bench_instance.py idle &
 bench reaction bench_reaction.py --runs 20 --minutes 14
+bench settle bench_reaction.py --runs 8 --minutes 1.5 --settle 300ms iptables-nft-drop hosts-deny-all
 bench systemd bench_reaction.py --runs 20 --minutes 2 --with systemd killed
 bench monit bench_reaction.py --runs 5 --minutes 3 --with monit stopped killed hung iptables-nft-drop hosts-deny-all
 bench flood bench_instance.py flood
@@ -22,7 +23,7 @@ bench rules bench_instance.py rules
 bench look bench_idle.py look
 bench check bench_check.py
 wait
-for name in reaction systemd monit flood rules look check idle; do
+for name in reaction settle systemd monit flood rules look check idle; do
     echo "== $name"
     cat "$out/$name"
 done
