@@ -206,6 +206,8 @@ def by_ipv6(fault: Fault) -> Fault:
     words = (
         (r"\biptables", "ip6tables"),
         (r"(ip6tables\S*) -A INPUT -i lo -j ACCEPT", r"\1 -A INPUT -i lo -j ACCEPT; \1 -A INPUT -p icmpv6 -j ACCEPT"),
+        # Without neighbour discovery it would be another fault.
+        (r"ip6tables -F$", "ip6tables -F; ip6tables -A INPUT -p icmpv6 -j ACCEPT"),
         ("icmp-host-prohibited", "icmp6-adm-prohibited"),
         (r"\bip mine", "ip6 mine"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from daemon import findings, set_mode, status, wait_baseline
+from daemon import findings, set_mode, status, wait_daemon
 from faults import Fault
 from harness import Instance, wait_for
 
@@ -27,7 +27,8 @@ def mended(made: Instance, fault: Fault, *, first: bool) -> None:
     else:
         set_mode(made, "off")
         assert made.client.ssh(to=fault.to).ok, "before the fault"
-        wait_baseline(made)
+        wait_daemon(made)
+        wait_for("a baseline", lambda: _has_baseline(made), 60, every=0.3)
     made.run(fault.breaks)
     try:
         assert made.client.symptom(to=fault.to) == fault.symptom
@@ -53,6 +54,13 @@ def mended(made: Instance, fault: Fault, *, first: bool) -> None:
         made.run(fault.heal, check=False)
         made.agent("resume")
     made.client.wait_ssh(40, to=fault.to)
+
+
+def _has_baseline(made: Instance) -> bool:
+    """By each family of which it has an address."""
+    document = status(made)
+    held = {(way["interface"], way["family"]) for way in document["baseline"]}
+    return held >= {(answer["interface"], answer["family"]) for answer in document["reach"]["answers"] if answer["to"]}
 
 
 def undone(made: Instance, broken: Any) -> None:
