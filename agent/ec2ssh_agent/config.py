@@ -225,8 +225,11 @@ def load(host: Host, path: str = FILE, *, must_exist: bool = False) -> Config:
             raise ConfigError(str(error)) from error
         except HostError as error:
             raise ConfigError(str(error)) from error
+        place = host.stat(file.rpartition("/")[0] or "/")
         if status and (status.mode & 0o022 or status.uid != 0):
             loose = loose or file
+        elif place and (place.mode & 0o022 and not place.mode & 0o1000 or place.uid != 0):
+            loose = loose or file.rpartition("/")[0]  # who can write that can put another file in its place
         for name, value, where in parse(content, file):
             values[name], origin[name] = value, where
     config = Config(**values, origin=tuple(sorted(origin.items())))

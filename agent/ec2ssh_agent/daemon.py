@@ -55,8 +55,8 @@ def configuration(host: Host, path: str) -> tuple[Config, Optional[Finding]]:
 
 def _kept(host: Host) -> Optional[bytes]:
     try:
-        return host.read(_GOOD, follow=False)
-    except NotFound:
+        return memory.read(host, _GOOD)
+    except (NotFound, memory.Untrusted):
         return None
 
 

@@ -101,12 +101,12 @@ def load(host: Host, identity: str) -> Memory:
     notes: tuple[str, ...] = ()
     try:
         try:
-            content = _read(host, PATH)
-        except (NotFound, _Untrusted):
+            content = read(host, PATH)
+        except (NotFound, Untrusted):
             raise
         except HostError as error:
             notes = (f"{error}; what was remembered in this boot is gone by",)
-            content = _read(host, COPY)
+            content = read(host, COPY)
         kept = codec.decode(Memory, json.loads(content))
     except NotFound:
         return fresh._replace(notes=notes)
@@ -119,18 +119,18 @@ def load(host: Host, identity: str) -> Memory:
     return _after_boot(kept, fresh)
 
 
-class _Untrusted(HostError):
+class Untrusted(HostError):
     """Others than root can write it: it may have been put there to make the agent believe something."""
 
 
-def _read(host: Host, path: str) -> bytes:
-    """Raises NotFound, _Untrusted, HostError."""
+def read(host: Host, path: str) -> bytes:
+    """A file of the agent's own. Raises NotFound, Untrusted, HostError."""
     for part in (path.rpartition("/")[0], path):
         status = host.stat(part, follow=False)
         if status is None:
             raise NotFound(f"{part}: nothing there")
         if status.symlink or status.uid != 0 or stat.S_IMODE(status.mode) & 0o022:
-            raise _Untrusted("others than root can write it")
+            raise Untrusted("others than root can write it")
     return host.read(path, cap=_CAP, follow=False)
 
 
@@ -158,9 +158,9 @@ def save(host: Host, memory: Memory) -> None:
 
 def _write(host: Host, path: str, content: bytes, *, sync: bool) -> None:
     try:
-        if _read(host, path) == content:
+        if read(host, path) == content:
             return
-    except _Untrusted:
+    except Untrusted:
         host.remove(path)  # a symlink is not written through
     except (NotFound, TooLarge):
         host.mkdir(path.rpartition("/")[0], 0o755, sync=sync)
