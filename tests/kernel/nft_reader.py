@@ -1,7 +1,8 @@
 """Reads the live ruleset of its network namespace with observe.rulesets, and prints as JSON what came of it.
 
 Standard input is a JSON object: `change`: a shell command to run before each of the first `times` nft listings, as if
-somebody changed rules meanwhile; `without`: programs that are not installed; `sources`: whom to answer for.
+somebody changed rules meanwhile; `without`: programs that are not installed; `sources`: whom to answer for; `between`:
+shell commands, after each of which all is read again.
 """
 
 from __future__ import annotations
@@ -67,6 +68,14 @@ def main() -> None:
         print(json.dumps({"unseen": ruleset.reason, "ran": host.ran}))
         return
     answer = outcomes(host, ruleset.value, asked.get("sources", ()))
+    first, later = host.ran, []
+    for command in asked.get("between", ()):
+        subprocess.run(["sh", "-c", command], check=True)
+        host.ran = []
+        again, _ = rulesets.collect(host)
+        if not isinstance(again, Unseen):
+            later.append([outcomes(host, again.value, asked.get("sources", ())), host.ran])
+    host.ran = first
     tables = {
         f"{table.backend.value} {table.label}": {
             name: [rule.text for rule in chain.rules] for name, chain in table.chains.items()
@@ -74,7 +83,7 @@ def main() -> None:
         for table in ruleset.value.tables
     }
     number = None if isinstance(generation, Unseen) else generation.value
-    print(json.dumps({"generation": number, "tables": tables, "outcomes": answer, "ran": host.ran}))
+    print(json.dumps({"generation": number, "tables": tables, "outcomes": answer, "ran": host.ran, "later": later}))
 
 
 main()

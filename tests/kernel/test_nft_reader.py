@@ -184,6 +184,23 @@ def test_rules_that_never_stand_still_are_unseen(host: Namespace) -> None:
     assert got["unseen"] == "the rules were changed while they were read, 5 times in a row"
 
 
+def test_what_was_read_is_read_again_only_after_a_change(host: Namespace) -> None:
+    host.run("iptables-nft", "-A", "INPUT", "-s", "192.0.2.1", "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP")
+    between = ["true", "iptables-nft -F", "nft add chain ip filter INPUT '{ policy drop; }'", "true"]
+    got = read(host, "192.0.2.1", "192.0.2.2", between=between)
+    programs = ["nft -j -t list ruleset", "iptables-nft-save"]
+    assert got["ran"] == programs
+    shut, free = "timeout", "connected"
+    assert got["later"] == [
+        [{"192.0.2.1": shut, "192.0.2.2": free}, []],
+        [{"192.0.2.1": free, "192.0.2.2": free}, programs],
+        [{"192.0.2.1": shut, "192.0.2.2": shut}, programs],
+        [{"192.0.2.1": shut, "192.0.2.2": shut}, []],
+    ]
+    quota = "nft add rule ip filter INPUT quota over 1 mbytes drop"
+    assert [ran for _, ran in read(host, between=[quota, "true"])["later"]] == [programs, programs[:1]]
+
+
 def test_other_rules_may_change_all_the_time(host: Namespace) -> None:
     host.run("iptables-nft", "-A", "INPUT", "-s", "192.0.2.1", "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP")
     host.run("nft", "table inet x { chain y { }; }")
