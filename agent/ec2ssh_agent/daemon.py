@@ -82,8 +82,7 @@ def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Opt
         remembered = memory.rearm(remembered)
     previous = _previous(host)
     probe = bool({"start", "timer", "queue", "banner", "request", "verify"} & set(wake.reasons))
-    now = passes.look(host, config, remembered, probe=probe)
-    done = _mend(host, config, remembered, now, wake)
+    done = _mend(host, config, remembered, wake, probe=probe)
     if not done.records:
         done = withdraw.idle_openings(host, config, done)
     if done.records:
@@ -99,8 +98,8 @@ def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Opt
     return _watch(config_path, config, done, made, boot=host.monotonic())._replace(kept=host.kept)
 
 
-def _mend(host: Host, config: Config, remembered: memory.Memory, now: passes.Look, wake: Wake) -> Done:
-    """Repairs; a fault that has to settle for a moment only is waited for, and looked at again."""
+def _mend(host: Host, config: Config, remembered: memory.Memory, wake: Wake, *, probe: bool) -> Done:
+    """Looks and repairs; a fault that has to settle for a moment only is waited for, and looked at again."""
     by = tuple(_who(host, pid, program) for pid, program in wake.by)
 
     def mend(remembered: memory.Memory, now: passes.Look) -> Done:
@@ -116,13 +115,21 @@ def _mend(host: Host, config: Config, remembered: memory.Memory, now: passes.Loo
             by=by,
         )
 
+    began = host.monotonic()
+    now = passes.look(host, config, remembered, probe=probe)
+    took = host.monotonic() - began
     done = mend(remembered, now)
     nap = done.again
     if done.records or nap is None or nap > _NAP or channel.stopping() or execute.pending(host):
         return done
     done = passes.keep(host, done)
-    host.sleep(nap)
-    return mend(done.memory, passes.look(host, config, done.memory))
+    # The second look is to end when the time to settle does: that adds no more than itself.
+    host.sleep(max(0.0, nap - took))
+    done = mend(done.memory, passes.look(host, config, done.memory, probe=probe))
+    if done.records or done.again is None or done.again > took:
+        return done
+    host.sleep(done.again)
+    return mend(done.memory, done.look)
 
 
 def _who(host: Host, pid: int, program: str) -> str:
