@@ -41,6 +41,12 @@ CASES = {
         "filter: -A OUTPUT -p icmp --icmp-type port-unreachable -j DROP",
         "filter: -A OUTPUT -p icmp --icmp-type 3/0 -j DROP",
     ],
+    "an ICMP error has its connection's protocol": [
+        f"filter: -A INPUT {A} -j REJECT",
+        f"filter: -A INPUT {B} -p tcp -j REJECT --reject-with tcp-reset",
+        f"filter: -A OUTPUT {OUT_A} -m conntrack --ctproto tcp -j DROP",
+        f"filter: -A OUTPUT {OUT_B} -m conntrack ! --ctproto tcp -j DROP",
+    ],
     "an untracked SYN's RST is INVALID": [
         f"raw: -A PREROUTING {A} -j CT --notrack",
         "filter: -A INPUT -p tcp -j REJECT --reject-with tcp-reset",

@@ -126,8 +126,8 @@ MEANINGS: dict[str, tuple[Item, ...]] = {
             name="ctstate",
         ),
     ),
-    "-m conntrack --ctstate NEW --ctproto 6": (state(mask=8), TCP),
-    "-m conntrack --ctproto tcp": (TRACKED, TCP),
+    "-m conntrack --ctstate NEW --ctproto 6": (state(mask=8), is_in(Field.CTPROTO, (6, 6))),
+    "-m conntrack --ctproto tcp": (TRACKED, is_in(Field.CTPROTO, (6, 6))),
     "-m conntrack --ctstate NEW,INVALID --ctproto 6": (
         Unknown("conntrack: INVALID or UNTRACKED together with other options"),
     ),

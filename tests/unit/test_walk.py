@@ -560,3 +560,11 @@ def test_a_tcp_option_is_missing_from_an_icmp_error() -> None:
     silent = with_rule(refusing, "ip filter", Backend.IPTABLES_NFT, "OUTPUT", rule, 1)
     assert outcome(answer(refusing), "192.0.2.1") is Outcome.REFUSED
     assert outcome(answer(silent), "192.0.2.1") is Outcome.TIMEOUT
+
+
+def test_an_icmp_error_is_of_a_connection_of_tcp() -> None:
+    """Found by a random ruleset against the kernel, seed 139682026."""
+    chains = ("*filter", ":INPUT ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", "-A INPUT -p tcp -j REJECT")
+    assert outcome(answer(ruleset(*chains, "-A OUTPUT -p tcp -j DROP")), "192.0.2.1") is Outcome.REFUSED
+    dropped = ruleset(*chains, "-A OUTPUT -m conntrack --ctproto tcp -j DROP")
+    assert outcome(answer(dropped), "192.0.2.1") is Outcome.TIMEOUT

@@ -194,7 +194,7 @@ def _ct(option: Option, context: Context) -> Built:
         return (Bits(Selector(Field.CTSTATUS), mask, not option.negated),)
     if option.name == "--ctproto":
         number = values.protocol(option.value)
-        return _test(Field.L4PROTO, ((number, number),), option)
+        return _test(Field.CTPROTO, ((number, number),), option)
     if option.name == "--ctexpire":
         return _test(Field.CTEXPIRATION, values.span(option.value), option)
     if option.name == "--ctdir":

@@ -209,7 +209,7 @@ _CT = {
     "direction": _field(Field.CTDIR, _DIRECTION, _TRACKED),
     "expiration": _field(Field.CTEXPIRATION, NUMBER, _TRACKED),
     "l3proto": _field(Field.NFPROTO, _NFPROTO, _TRACKED),
-    "protocol": _field(Field.L4PROTO, PROTOCOL, _TRACKED),
+    "protocol": _field(Field.CTPROTO, PROTOCOL, _TRACKED),
     # Without a helper the kernel ends the rule; ssh's connections have none.
     "helper": absent(),
 }

@@ -282,6 +282,7 @@ class View:
         return {
             Field.CTMARK: UNKNOWN if state.ctmark < 0 else state.ctmark,
             Field.CTSTATUS: status,
+            Field.CTPROTO: 6,
             Field.CTDIR: int(packet.inward is state.turned),
             Field.CT_ORIG_SADDR: source[0],
             Field.CT_ORIG_DADDR: destination[0],

@@ -52,6 +52,7 @@ class Field(enum.Enum):
     CTSTATE = "ctstate"  # bits: INVALID 1, ESTABLISHED 2, RELATED 4, NEW 8, UNTRACKED 64 (nft's numbers)
     CTSTATUS = "ctstatus"  # bits: EXPECTED 1, SEEN_REPLY 2, ASSURED 4, CONFIRMED 8, SNAT 16, DNAT 32
     CTNAT = "ctnat"  # SNAT 16, DNAT 32 of CTSTATUS; 0 without a connection (xt_conntrack's --ctstate SNAT, DNAT)
+    CTPROTO = "ctproto"  # of the connection: an ICMP error about one of TCP's has 6
     CTDIR = "ctdir"  # 0 original, 1 reply
     TCPFLAGS = "tcpflags"  # FIN 1 SYN 2 RST 4 PSH 8 ACK 16 URG 32 ECN 64 CWR 128
     TCPOPTION = "tcpoption"  # 1 if the option `key` is there, else 0
