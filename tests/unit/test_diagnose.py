@@ -371,11 +371,11 @@ def test_wrappers_that_cannot_be_read_are_unknown() -> None:
 def test_the_files_of_an_attached_volume_tell_what_will_keep_clients_out() -> None:
     facts = Story().facts._replace(at_rest=True)
     hidden = Unseen("an attached volume has no sockets")
-    loose = Seen((HostKey("/etc/ssh/ssh_host_rsa_key", True, 0o666),))
+    keys: tuple[HostKey, ...] = (HostKey("/etc/ssh/ssh_host_rsa_key", True, 0o666),)
     inside = Seen(Effective((22,), ("127.0.0.1:22",)))
     masked = Seen(UnitState("ssh.service", "masked"))
     sshd = GOOD._replace(
-        listeners=hidden, forbidden=Seen(True), host_keys=loose, effective=inside, unit=masked, process=Seen(None)
+        listeners=hidden, forbidden=Seen(True), host_keys=Seen(keys), effective=inside, unit=masked, process=Seen(None)
     )
     denied = facts._replace(wrappers=Wrappers(Seen(None), Seen(b"ALL: ALL\n"), Seen(True)))
     made = Judged(sshd=sshd, facts=denied)
