@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import os
 import re
 import resource
 import socket
@@ -110,15 +111,26 @@ def test_ipv6() -> None:
     assert server.got[0].headers["host"].startswith("[::1]:")
 
 
-def test_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving() as server, serving(reply("202 From Proxy")) as proxy:
-        monkeypatch.setenv("http_proxy", url(proxy, path=""))
+@contextlib.contextmanager
+def environment() -> Iterator[None]:
+    """What is set within is gone afterwards."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def test_a_proxy() -> None:
+    with environment(), serving() as server, serving(reply("202 From Proxy")) as proxy:
+        os.environ["http_proxy"] = url(proxy, path="")
         assert send(Config(report_url="http://endpoint.invalid/in")).text == "202 From Proxy"
         assert proxy.got[0].path == "http://endpoint.invalid/in"
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        os.environ["no_proxy"] = "127.0.0.1"
         assert send(Config(report_url=url(server))).text == "200 OK"
         # Through a proxy, too, TLS is with the endpoint: the proxy is asked for a tunnel, and gives none.
-        monkeypatch.setenv("https_proxy", url(proxy, path=""))
+        os.environ["https_proxy"] = url(proxy, path="")
         assert send(Config(report_url="https://endpoint.invalid/in")).outcome is Outcome.RETRY
         assert (proxy.got[-1].method, proxy.got[-1].path) == ("CONNECT", "endpoint.invalid:443")
         assert len(server.got) == 1
