@@ -76,7 +76,7 @@ def _last_good(host: Host, why: str) -> tuple[Config, Finding]:
 
 def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Optional[Finding]) -> WatchList:
     started = host.monotonic()
-    notes = list(passes.recover(host))
+    notes = list(passes.recover(host, busy=channel.busy))
     remembered = passes.recall(host)
     if "reload" in wake.reasons or "config" in wake.reasons:
         remembered = memory.rearm(remembered)
@@ -84,7 +84,7 @@ def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Opt
     probe = bool({"start", "timer", "queue", "banner", "request", "verify"} & set(wake.reasons))
     done = _mend(host, config, remembered, wake, probe=probe)
     if not done.records:
-        done = withdraw.idle_openings(host, config, done)
+        done = withdraw.idle_openings(host, config, done, busy=channel.busy)
     if done.records:
         # What the repair left is what is true now, and the next baseline.
         done = done._replace(memory=learn.after(host, config, done.memory, done.look.facts, done.look.assessment))

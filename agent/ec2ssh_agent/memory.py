@@ -235,8 +235,8 @@ def attempted(memory: Memory, fault: str, config: Config, boot: float, by: tuple
     # Quiet is counted from the end of the back-off, which may be longer than any window.
     quiet = item.times and boot - max(item.until, item.times[-1]) > 4 * config.repair_window
     recent = (*(t for t in item.times if boot - t < config.repair_window), boot)[-config.repair_max_attempts :]
-    # A pass that a timer woke knows of nobody: whoever was seen at work since the window began stays named.
-    named = tuple(dict.fromkeys((*(item.by if len(recent) > 1 else ()), *by)))[-4:]
+    # A pass that a timer woke knows of nobody: whoever was seen at work since the fight began stays named.
+    named = tuple(dict.fromkeys((*(() if quiet else item.by), *by)))[-4:]
     item = item._replace(times=recent, trips=0 if quiet else item.trips, by=named)
     if len(item.times) >= config.repair_max_attempts:
         back_off = min(_LONGEST, config.repair_window * 2**item.trips)

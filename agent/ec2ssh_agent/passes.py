@@ -226,7 +226,7 @@ def repair(host: Host, config: Config, *, dry_run: bool, allow_disable: bool) ->
         made = published(host, config, Done(now, remembered, advice=advice), started, document.Agent())
         return {**made, "would": [_rehearsed(ladder) for ladder in found]}
     with execute.lock(host):
-        notes = recover(host)
+        notes = recover(host, busy=_nobody)
         remembered = recall(host)
         now = look(host, config, remembered)
         done = mend(host, config, remembered, now, actor="command", allow_disable=allow_disable, busy=_nobody)
@@ -289,11 +289,11 @@ def identity(host: Host) -> str:
         return "unknown"
 
 
-def recover(host: Host) -> tuple[str, ...]:
+def recover(host: Host, *, busy: Busy) -> tuple[str, ...]:
     """Changes that a crash left unverified are rolled back before anything else is looked at."""
     notes: list[str] = []
     try:
-        for record in execute.recover(host, note=notes.append):
+        for record in execute.recover(host, note=notes.append, busy=busy):
             notes.append(f"{record.id} ({record.finding}) was rolled back: the agent ended before it was verified")
     except (HostError, records.BadRecord) as error:
         notes.append(f"changes that were not verified cannot be rolled back: {error}")

@@ -16,13 +16,14 @@ from .passes import Done
 from .reach.ruleset import Rule, Ruleset
 from .repair import execute, records
 from .repair.records import Record, State
+from .repair.work import Busy
 from .steps import Insert
 
 _COMMENT = re.compile(r"ec2ssh-agent:([0-9]{8}T[0-9]{6}-[0-9a-f]{4})")
 _QUIET = 3.0  # seconds since the repair: what made it needed may still be at work
 
 
-def idle_openings(host: Host, config: Config, done: Done) -> Done:
+def idle_openings(host: Host, config: Config, done: Done, *, busy: Busy) -> Done:
     """Takes back each opening that is needed no more; at most one a pass, since each changes what the next hangs on.
 
     `pause` holds for this, too: whoever paused the agent wants the rules left alone.
@@ -40,12 +41,12 @@ def idle_openings(host: Host, config: Config, done: Done) -> Done:
             continue
         if _needed(ruleset, record, config, done):
             continue
-        busy = diagnose.seen(done.look.facts.machine.busy)
-        left = max(_QUIET - (host.now() - record.closed), _QUIET if busy else 0.0)
+        others = diagnose.seen(done.look.facts.machine.busy)
+        left = max(_QUIET - (host.now() - record.closed), _QUIET if others else 0.0)
         if 0 < left <= _QUIET:
             return done._replace(again=left if done.again is None else min(left, done.again))
         try:
-            undone = execute.undo(host, record, reason="withdrawn: SSH is reachable without it")
+            undone = execute.undo(host, record, reason="withdrawn: SSH is reachable without it", busy=busy)
         except AgentError as error:
             return done._replace(notes=(*done.notes, f"{record.id} is needed no more, but stays: {error}"))
         return done._replace(

@@ -152,6 +152,17 @@ def test_a_large_restore_is_one_pass(daemon: Daemon) -> None:
     assert len(daemon.wakes) == before + 1
 
 
+def test_who_reverts_a_repair_before_the_pass_looks_again_is_named_and_the_pass_is_not(daemon: Daemon) -> None:
+    armed(daemon, {}, run=[["nft", "add table inet own"]], burn=1.0, generation=1)
+    daemon.plan({"status": "reverted"}, run=[["nft", "add table inet again"]], burn=2.0, generation=1)
+    daemon.next(lambda: daemon.signal(signal.SIGUSR1))
+    wait(lambda: "again" in daemon.space.run("nft", "list", "tables"), "the repair")
+    daemon.space.run("iptables-nft", "-A", "INPUT", "-j", "DROP")
+    daemon.told("STATUS=reverted")
+    wake = daemon.next(lambda: daemon.signal(signal.SIGUSR1))
+    assert wake["by"] and all(program.startswith(("iptables", "xtables")) for _, program in wake["by"])
+
+
 def test_the_own_change_of_a_pass_is_no_wake_up(daemon: Daemon) -> None:
     change = ["nft", "add table inet x; add chain inet x y"]
     armed(daemon, {}, run=[change], generation=1)

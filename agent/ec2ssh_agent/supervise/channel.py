@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 
+from ..netlink import NETFILTER, generation, open_socket
 from ..plain import TYPE_CHECKING, signal
 
 if TYPE_CHECKING:
@@ -26,19 +27,35 @@ LENGTH = struct.Struct("=I")
 
 _pipe = -1
 _stopping = False
+_own: list[tuple[int, int]] = []
 
 
 class busy:
-    """`with busy(seconds):` around an owner's tool, which must not be killed midway and takes that long at most."""
+    """`with busy(seconds):` around an owner's tool, which must not be killed midway and takes that long at most.
+
+    The generations of nf_tables that pass meanwhile are this pass's own doing (WatchList.own).
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self._before = 0
 
     def __enter__(self) -> None:
+        self._before = _generation()
         _send(("busy", self._seconds))
 
     def __exit__(self, *raised: object) -> None:
         _send(("busy", 0.0))
+        _own.append((self._before, _generation()))
+
+
+def _generation() -> int:
+    """0 where there is none to be asked for."""
+    try:
+        with open_socket(NETFILTER) as via:
+            return generation(via)
+    except OSError:
+        return 0
 
 
 def stopping() -> bool:
@@ -84,7 +101,7 @@ def be_worker(pipe: int, worker: Worker, config_path: str, root: str, wake: Wake
         os.closerange(3, pipe)
         os.closerange(pipe + 1, 1024)
         gc.disable()  # a pass is over before its cycles matter; collecting doubles the time to parse a large ruleset
-        _send(("watch", tuple(worker(config_path, root, wake))))
+        _send(("watch", tuple(worker(config_path, root, wake)._replace(own=tuple(_own)))))
         status = 0
     finally:
         kind, error, trace = sys.exc_info()

@@ -258,7 +258,7 @@ class Loop:
         self._rules_changed(now)  # what waits to be read may be the pass's own doing
         if self._rules and wanted.generation == self._rules.generation:
             self._schedule.forget("ruleset")
-        self._changers = {who: made for who, made in self._changers.items() if made > wanted.generation}
+        self._changers = {who: made for who, made in self._changers.items() if _others(made, wanted)}
         if self._inotify:
             self._inotify.watch((*wanted.directories, *(_LOCK if wanted.legacy else ())))
             self._missing.pop("files", None)
@@ -427,6 +427,13 @@ class Loop:
         for source in (self._rules, self._network, self._inotify, self._look, self._legacy, self._probe, self._epoll):
             if source:
                 source.close()
+
+
+def _others(made: int, seen: WatchList) -> bool:
+    """Whether a generation is news to the pass, or was made by somebody else while the pass was repairing: whoever
+    reverts a repair at once does it before the pass looks again."""
+    own = any(first < made <= last for first, last in seen.own)
+    return made > seen.generation or bool(seen.own) and not own
 
 
 class _Tried:

@@ -41,6 +41,7 @@ class WatchList(NamedTuple):
     probe_at: tuple[str, int] = ("127.0.0.1", 22)
     trouble_file: str = ""  # where it is written, for `status`, that the last pass failed; "": nowhere
     kept: bytes = b""  # for the next pass: what programs said that need not be asked again (host.py, `ask`)
+    own: tuple[tuple[int, int], ...] = ()  # generations that the pass's tools made: after the first, up to the second
 
 
 def default(config_path: str) -> WatchList:
