@@ -56,6 +56,12 @@ def mended(made: Instance, fault: Fault, *, first: bool) -> None:
     made.client.wait_ssh(40, to=fault.to)
 
 
+def no_traceback(made: Instance) -> None:
+    text = made.journal("-u", "ec2ssh-agent*")
+    at = text.find("Traceback")
+    assert at < 0, text[max(0, at - 1000) : at + 4000]
+
+
 def _has_baseline(made: Instance) -> bool:
     """By each family of which it has an address."""
     document = status(made)

@@ -15,7 +15,7 @@ import faults
 from daemon import wait_daemon
 from faults import Fault, at_2222, by_ipv6
 from harness import SERVER4, Instance, boot, execute
-from story import CONFIG, mended
+from story import CONFIG, mended, no_traceback
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def _running(prepare: str = ":") -> Iterator[Instance]:
     with boot(config=CONFIG, prepare=change) as made:
         wait_daemon(made)
         yield made
-        assert "Traceback" not in made.journal("-u", "ec2ssh-agent*")
+        no_traceback(made)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import faults
 from daemon import wait_daemon
 from faults import Fault
 from harness import SERVER4, Instance, boot
-from story import CONFIG, mended
+from story import CONFIG, mended, no_traceback
 
 PYTHON = {"bullseye": "(3, 9)", "trixie": "(3, 13)"}
 
@@ -51,7 +51,7 @@ def _running(suite: str) -> Iterator[Instance]:
     with boot(suite, config=CONFIG) as made:
         wait_daemon(made)
         yield made
-        assert "Traceback" not in made.journal("-u", "ec2ssh-agent*")
+        no_traceback(made)
 
 
 @pytest.fixture(scope="module")
