@@ -268,10 +268,7 @@ class Loop:
             self._look.watch(wanted.ports)
         self._watch_processes(wanted.pids, now)
         self._pulse_at = min(self._pulse_at, now + wanted.pulse) if wanted.pulse > 0 else float("inf")
-        if wanted.probe <= 0:
-            self._probe_at = float("inf")
-        elif self._probe_at == float("inf"):
-            self._probe_at = now + wanted.probe
+        self._probe_at = min(self._probe_at, now + wanted.probe) if wanted.probe > 0 else float("inf")
 
     def _watch_processes(self, pids: tuple[int, ...], now: float) -> None:
         for pid in self._pidfds.keys() - set(pids):
