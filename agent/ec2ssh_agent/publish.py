@@ -86,7 +86,7 @@ def latest(host: Host) -> tuple[Document, Optional[str]]:
 
 def stale(host: Host, document: Document) -> Optional[str]:
     """Why a document is not what is true now; None: it is, as far as anybody can tell."""
-    return age(document, stamp(host.now())) or _dead(host, document) or _failing(host, document)
+    return age(document, stamp(host.now())) or _dead(host, document) or failing(host, document)
 
 
 def _dead(host: Host, document: Mapping[str, Any]) -> Optional[str]:
@@ -103,7 +103,7 @@ def _dead(host: Host, document: Mapping[str, Any]) -> Optional[str]:
     return f"the daemon (pid {pid}) is stopped (SIGSTOP)" if fields[0] == b"T" else None
 
 
-def _failing(host: Host, document: Mapping[str, Any]) -> Optional[str]:
+def failing(host: Host, document: Mapping[str, Any]) -> Optional[str]:
     """Whether the supervisor says that the passes since have failed."""
     try:
         trouble = host.read(f"{RUN}/trouble", cap=4096).decode("utf-8", "replace").strip()

@@ -135,6 +135,13 @@ def test_a_status_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         assert heartbeat_status(host)["health"] == "unknown"
 
 
+def test_what_was_seen_before_passes_failed_is_no_health(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    Path(host.path("/run/ec2ssh-agent/trouble")).write_text("the pass took too long\n")
+    told = heartbeat_status(host)
+    assert told["health"] == "unknown" and "the pass took too long" in told["summary"]
+
+
 def test_an_endpoint_that_is_down_is_asked_with_growing_delays(tmp_path: Path) -> None:
     host = host_in(tmp_path)
     with serving(reply("500 No")) as server:

@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
-from .. import codec
+from .. import codec, publish
 from ..config import FILE, Config, load
 from ..host import Host, HostError, Locked, NotFound
 from ..model import AgentError, ConfigError
@@ -234,7 +234,7 @@ def heartbeat_status(host: Host) -> dict[str, Any]:
     """The daemon's latest document; where there is none, or it is old, one that says so: silence is no health."""
     try:
         status = json.loads(host.read(_STATUS, cap=16 << 20, follow=False))
-        stale = age(status, _stamp(host.now()))
+        stale = age(status, _stamp(host.now())) or publish.failing(host, status)
     except (HostError, ValueError, KeyError, TypeError) as error:
         return {
             "agent": {"version": "", "pass_ms": 0}, "instance": identity.local(host), "health": "unknown",
