@@ -92,7 +92,7 @@ def collect(
     )
     return sshd._replace(
         banner=_banner(sshd, probe),
-        reasons=journal.reasons(host, _unit_names(sshd)) if _troubled(sshd) else Seen((), "not asked: sshd runs"),
+        reasons=journal.reasons(host, _unit_names(sshd)) if _troubled(sshd) else Seen((), "not asked: no failure"),
     )
 
 
@@ -383,6 +383,7 @@ def _banner(sshd: Sshd, probe: bool) -> Fact[Banner]:
 
 
 def _troubled(sshd: Sshd) -> bool:
-    """sshd ought to run and does not, so the journal may know why."""
+    """sshd ought to run and does not, so the journal may know why; of one that was stopped it has nothing to say."""
     units = [fact.value for fact in (sshd.unit, sshd.socket_unit) if isinstance(fact, Seen) and fact.value.name]
-    return bool(units) and not any(unit.active == "active" for unit in units)
+    down = bool(units) and not any(unit.active == "active" for unit in units)
+    return down and not all(unit.active == "inactive" and unit.result in ("", "success") for unit in units)
