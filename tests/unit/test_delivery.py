@@ -104,6 +104,12 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     assert server.got[0].path == "/v1/in?a=b" and server.got[0].body == BODY
 
 
+def test_the_reason_is_the_innermost_errors_without_objects() -> None:
+    inner = OSError("<urllib3.connection.HTTPSConnection object at 0x7ffbedb6dcd0>: [Errno 111] Connection refused")
+    assert delivery._reason(ValueError(inner)) == "[Errno 111] Connection refused"
+    assert delivery._reason(ValueError("no > way")) == "no > way"
+
+
 def test_ipv6() -> None:
     with serving(ipv6=True) as server:
         there = url(server).replace("127.0.0.1", "[::1]")

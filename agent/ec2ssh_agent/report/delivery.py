@@ -306,7 +306,8 @@ def _reason(error: BaseException) -> str:
         if not isinstance(deeper, BaseException):
             break
         inner = deeper
-    return str(inner).partition("> ")[2] or str(inner)
+    # urllib3 1.26 begins with the connection: `<urllib3.connection.HTTPSConnection object at 0x7f…>: `.
+    return re.sub(r"^<[^>]* object at 0x[0-9a-f]+>:? ", "", str(inner))
 
 
 def _line(text: str) -> str:
