@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -362,6 +363,26 @@ def test_a_stopped_daemon_lets_the_pass_finish() -> None:
     made.stop(1.0, within=15.0)
     watch = finished(made, clock=1.0).watch
     assert watch and watch.status == "finished"
+
+
+def test_a_signal_is_written_into_no_file_of_the_workers(tmp_path: Path) -> None:
+    """The supervisor hears of signals by a descriptor; in the worker its number may be another file's."""
+    file = tmp_path / "rules"
+    for_signals, end = socket.socketpair()
+    end.setblocking(False)
+
+    def worker(config_path: str, root: str, wake: Wake) -> WatchList:
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), end.fileno())
+        os.kill(os.getpid(), signal.SIGTERM)
+        return WatchList(status=repr(file.read_bytes()))
+
+    with for_signals, end:
+        before = signal.set_wakeup_fd(end.fileno())
+        try:
+            made = finished(Pass(worker, "", "", wake=Wake(()), now=0.0, deadline=9.0))
+        finally:
+            signal.set_wakeup_fd(before)
+    assert made.watch and made.watch.status == "b''"
 
 
 # -- memory

@@ -93,6 +93,7 @@ def be_worker(pipe: int, worker: Worker, config_path: str, root: str, wake: Wake
         _pipe = pipe
         os.setsid()
         be_expendable()
+        signal.set_wakeup_fd(-1)  # the supervisor's: here that number is closed, and may come to be another file
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, _stop)
