@@ -1,8 +1,13 @@
 """Each wake-up source of the daemon in a whole instance: what it watches is broken, and a pass follows, with the timer,
-the probe and (but where it is the pulse that looks) the pulse set to hours."""
+the probe (but where it is the probe that tells) and the pulse (but where it is the pulse that looks) set to hours.
+
+A clock that is set is the one source that is not here, but in tests/kernel/test_supervise_loop.py: an instance has the
+machine's clock.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -33,14 +38,27 @@ def asleep() -> Iterator[Instance]:
         yield made
 
 
-@pytest.fixture
-def pulsing(asleep: Instance) -> Iterator[Instance]:
-    """It looks itself, once a second, and reads the banner every ten."""
-    path = "/etc/ec2ssh-agent/agent.conf.d/80-pulse.conf"
-    asleep.write(path, "[watch]\npulse = 1s\nprobe_interval = 10s\n")
+@contextlib.contextmanager
+def watching(asleep: Instance, setting: str) -> Iterator[Instance]:
+    path = "/etc/ec2ssh-agent/agent.conf.d/80-watch.conf"
+    asleep.write(path, f"[watch]\n{setting}\n")
     asleep.run("systemctl reload ec2ssh-agent.service")
     yield asleep
     asleep.run(f"rm {path}; systemctl reload ec2ssh-agent.service")
+
+
+@pytest.fixture
+def pulsing(asleep: Instance) -> Iterator[Instance]:
+    """It looks itself, once a second."""
+    with watching(asleep, "pulse = 1s") as made:
+        yield made
+
+
+@pytest.fixture
+def probing(asleep: Instance) -> Iterator[Instance]:
+    """It reads the banner, every ten seconds."""
+    with watching(asleep, "probe_interval = 10s") as made:
+        yield made
 
 
 def published(made: Instance) -> str:
@@ -83,7 +101,9 @@ def wakes(made: Instance, change: str, *, finding: str = "") -> None:
         pytest.param("iptables-legacy -w -I INPUT -p tcp --dport 22 -j DROP", "firewall-drop",
                      "iptables-legacy -w -F", id="iptables-legacy"),
         pytest.param("echo 'ALL: ALL' >> /etc/hosts.deny", "wrappers-deny",
-                     "sed -i /ALL/d /etc/hosts.deny", id="wrappers"),
+                     "sed -i /ALL/d /etc/hosts.deny", id="hosts.deny"),
+        pytest.param("echo 'ALL: ALL: deny' >> /etc/hosts.allow", "wrappers-deny",
+                     "sed -i /ALL/d /etc/hosts.allow", id="hosts.allow"),
         pytest.param("echo Bogus >> /etc/ssh/sshd_config", "sshd-config-invalid",
                      "sed -i /Bogus/d /etc/ssh/sshd_config", id="sshd_config"),
         pytest.param("echo Bogus > /etc/ssh/sshd_config.d/x.conf", "sshd-config-invalid",
@@ -109,6 +129,13 @@ def test_an_event_wakes_it(asleep: Instance, breaks: str, finding: str, heals: s
         asleep.run(breaks)
         wait_for(f"a pass after {breaks!r}", lambda: published(asleep) != before, SOON)
     wakes(asleep, heals)
+
+
+def test_an_include_that_lies_elsewhere(asleep: Instance) -> None:
+    asleep.write("/opt/ssh/a.conf", "# nothing\n")
+    wakes(asleep, "echo 'Include /opt/ssh/*.conf' > /etc/ssh/sshd_config.d/y.conf")
+    wakes(asleep, "echo Bogus > /opt/ssh/a.conf", finding="sshd-config-invalid")
+    wakes(asleep, "rm /opt/ssh/a.conf /etc/ssh/sshd_config.d/y.conf")
 
 
 def test_a_killed_sshd_is_known_again(asleep: Instance) -> None:
@@ -140,6 +167,21 @@ def test_a_hung_sshd_is_noticed_by_its_accept_queue(pulsing: Instance) -> None:
     finally:
         pulsing.run(f"kill -CONT {PID}")
     wait_for("health", lambda: status(pulsing)["health"] == "ok", 40)
+
+
+def test_a_hung_sshd_is_noticed_by_its_banner(probing: Instance) -> None:
+    quiet(probing)
+    probing.run(f"kill -STOP {PID}")
+    try:
+        wait_for("sshd-hung", lambda: "sshd-hung" in findings(probing), 2 * SOON)
+    finally:
+        probing.run(f"kill -CONT {PID}")
+    wait_for("health", lambda: status(probing)["health"] == "ok", 40)
+
+
+def test_a_listener_that_is_gone_while_sshd_runs(pulsing: Instance) -> None:
+    wakes(pulsing, "ss -K -ltn 'sport = :22'", finding="sshd-not-running")
+    wakes(pulsing, RESTART)
 
 
 def test_legacy_tables_that_a_library_changes(pulsing: Instance) -> None:
