@@ -220,6 +220,7 @@ def _watch(config_path: str, config: Config, done: Done, made: Document, *, boot
         ports=ports,
         directories=(*base.directories, *_directories(facts)),
         status=f"{made['health']}: {made['summary']}"[:200],
+        repaired=bool(done.records),
         restarts_itself=bool(unit and unit.restart not in ("no", "")),
         generation=seen(facts.generation) or 0,
         probe=config.watch_probe_interval,

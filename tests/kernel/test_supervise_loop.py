@@ -361,6 +361,13 @@ def test_endless_change_is_met_with_few_passes(daemon: Daemon) -> None:
     assert 3 <= passes <= 2 + (0.5 + took * 0.035) / 0.1, (passes, changes, took)
 
 
+def test_a_pass_that_repairs_keeps_the_next_fault_waiting_for_nothing(daemon: Daemon) -> None:
+    armed(daemon, {"repaired": True}, burn=1.0)
+    begin = time.monotonic()
+    daemon.next(lambda: daemon.space.run("nft", "add", "table", "inet", "x"))
+    assert time.monotonic() - begin < 3.0  # else five seconds, the longest that a dear pass is paid for
+
+
 # -- passes that go wrong
 
 

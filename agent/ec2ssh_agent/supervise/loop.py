@@ -180,6 +180,7 @@ class Loop:
         if made.watch:
             self._trouble = ""
             self._mark("")
+            cost = 0.0 if made.watch.repaired else cost
             self._schedule.ended(now, cost=cost, interval=made.watch.interval, again=made.watch.again, full=full)
             if full:
                 self._arm()

@@ -3,7 +3,8 @@
 - A burst is one pass: it starts when nothing new came for QUIET seconds, or BURST after the first event.
 - Passes that events ask for get SHARE of one core, with BUDGET seconds of CPU at hand, which a quiet while fills up
   again at once. So single faults are met at once however many there are, and a host whose rules change all the time
-  costs SHARE, or one pass every LONGEST seconds where a pass is dear.
+  costs SHARE, or one pass every LONGEST seconds where a pass is dear. A pass that repairs takes nothing from the
+  budget: firewall-cmd alone is half a second, and how often it is tried the circuit bounds.
 - After a crash the pass is made again, later each time; events wait a little, too.
 """
 

@@ -39,6 +39,7 @@ class WatchList(NamedTuple):
     generation: int = 0  # of nf_tables, as the pass last read the rules; 0: unknown
     probe: float = 0.0  # every so often, read sshd's banner; 0: never
     probe_at: tuple[str, int] = ("127.0.0.1", 22)
+    repaired: bool = False  # this pass changed something: the circuit bounds how often, not the budget of CPU time
     trouble_file: str = ""  # where it is written, for `status`, that the last pass failed; "": nowhere
     kept: bytes = b""  # for the next pass: what programs said that need not be asked again (host.py, `ask`)
     own: tuple[tuple[int, int], ...] = ()  # generations that the pass's tools made: after the first, up to the second
