@@ -246,3 +246,26 @@ def test_a_connections_own_packets_use_up_a_burst(places: list[World], burst: in
         reach = analyse(QUESTION, read([layer], {layer.save: place.host.run(layer.save)}, ""))
         lived = dict(zip(limits, place.ask(list(limits), wait=3.0)))
         assert lived == {source: said(reach, source).outcome.value for source in limits}
+
+
+def test_a_syn_that_is_dropped_is_sent_again(places: list[World]) -> None:
+    """And finds that a limit or a list knows of the first one. Asked once, as above."""
+    once = {
+        "192.0.2.11": "-m limit --limit 1/hour --limit-burst 1",
+        "192.0.2.12": "-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 2 --hashlimit-name w",
+        "192.0.2.13": "-m recent --name syn ! --update",
+        "192.0.2.14": "-m recent --name syn --update",
+    }
+    rules = [f"-A INPUT -s {source} -p tcp --syn {match} -j DROP" for source, match in once.items()]
+    rules.insert(3, "-A INPUT -p tcp --syn -m recent --name syn --set")
+    rules.insert(2, "-A INPUT -s 192.0.2.13 -p tcp --syn -m recent --name first ! --update -j first")
+    text = "\n".join(
+        ["*filter", ":first - [0:0]", *rules, "-A first -m recent --name first --set -j DROP", "COMMIT", ""]
+    )
+    for place, backend in zip(places, BACKENDS):
+        layer = Layer(Family.IPV4, backend, Made(text, "", edges=(), unknowable=False))
+        assert load(place, [layer]) is None
+        reach = analyse(QUESTION, read([layer], {layer.save: place.host.run(layer.save)}, ""))
+        lived = dict(zip(once, place.ask(list(once), wait=8.0)))
+        assert lived == {source: said(reach, source).outcome.value for source in once}
+        assert "connected" in lived.values()

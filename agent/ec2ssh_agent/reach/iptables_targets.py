@@ -111,20 +111,17 @@ def _destination(text: str, family: Family) -> tuple[Ranges, Ranges]:
     return to, values.ports(ports.partition("/")[0], "-") if ports else ()
 
 
-def _dnat(given: Options, context: Context) -> Built:
-    to = [option.value for option in given if option.name == "--to-destination"]
-    if len(to) != 1:
-        raise ValueError("DNAT takes one --to-destination")
-    where, ports = _destination(to[0], context.family)
-    return (Verdict(Kind.DNAT, to=where, ports=ports),)
+def _nat(kind: Kind, name: str) -> Callable[[Options, Context], Built]:
+    """DNAT or SNAT, to what the option `name` says."""
 
+    def built(given: Options, context: Context) -> Built:
+        to = [option.value for option in given if option.name == name]
+        if len(to) != 1:
+            raise ValueError(f"{kind.name} takes one {name}")
+        where, ports = _destination(to[0], context.family)
+        return (Verdict(kind, to=where, ports=ports),)
 
-def _snat(given: Options, context: Context) -> Built:
-    to = [option.value for option in given if option.name == "--to-source"]
-    if len(to) != 1:
-        raise ValueError("SNAT takes one --to-source")
-    where, ports = _destination(to[0], context.family)
-    return (Verdict(Kind.SNAT, to=where, ports=ports),)
+    return built
 
 
 def _redirect(given: Options, context: Context) -> Built:
@@ -210,9 +207,9 @@ TARGETS: dict[str, Extension] = {
         options("--notrack --helper=1 --ctevents=1 --expevents=1 --zone=1 --zone-orig=1 --zone-reply=1 --timeout=1"),
         _ct,
     ),
-    "DNAT": Extension(options(f"--to-destination=1 {_RANDOM}"), _dnat),
+    "DNAT": Extension(options(f"--to-destination=1 {_RANDOM}"), _nat(Kind.DNAT, "--to-destination")),
     "REDIRECT": Extension(options(f"--to-ports=1 {_RANDOM}"), _redirect),
-    "SNAT": Extension(options(f"--to-source=1 {_RANDOM}"), _snat),
+    "SNAT": Extension(options(f"--to-source=1 {_RANDOM}"), _nat(Kind.SNAT, "--to-source")),
     "MASQUERADE": Extension(options(f"--to-ports=1 {_RANDOM}"), _verdict(Kind.SNAT)),
     "SET": Extension(
         options("--add-set=2 --del-set=2 --map-set=2 --exist --timeout=1 --map-mark --map-prio --map-queue"), _set

@@ -79,8 +79,9 @@ class Journey:
 
     def _opened(self, sources: Ranges) -> Flows:
         """Until sshd has the client's ACK. What is lost on the way is sent again: the SYN, and the SYN-ACK for which no
-        ACK came. It may fare otherwise then, for conntrack knows the connection: a SYN whose SYN-ACK got lost on its
-        way out is ESTABLISHED. Where it does not, what was lost first is what decided.
+        ACK came. It may fare otherwise then, for a set or limit knows of the first packet, or conntrack of the
+        connection: a SYN whose SYN-ACK got lost on its way out is ESTABLISHED. Where it does not, what was lost first
+        is what decided.
         """
         walk, notes = self.walk, self.notes
         syns: Flows = {State(): Sources(sources)}
@@ -91,14 +92,15 @@ class Journey:
         for attempt in range(_ATTEMPTS):
             visited, ended = len(walk.visits or ()), len(notes.ends)
             known |= set(syns)
-            flows = self._socket(self._in(packets.SYN_AGAIN if attempt else packets.SYN, syns))
+            flows, unseen = self._arrived(syns, known)
+            flows = self._socket(flows)
             self._answer_rejections(packets.RESET)
             flows = merged(_parts(flows) + _parts(replies))
             known |= set(flows)
             walk.lost = []
             flows = self._out(packets.SYN_ACK, flows)
             self._loop_resets()
-            unanswered, walk.lost = walk.lost, []
+            unanswered, walk.lost = unseen + walk.lost, []
             flows = self._delivered(self._in(packets.ACK, _next(flows)))
             unheard, walk.lost = walk.lost, None
             self._answer_rejections(packets.RESET_ACK)
@@ -122,13 +124,30 @@ class Journey:
         parts = []
         for each in lost:
             state = _fresh(each.state, inside=inside)
-            # What conntrack learns of a connection's first packet goes with that packet.
-            forgotten = state.conn == packets.Conn.NONE or each.state.track == packets.NEW
-            if forgotten or state in known:
+            if state.conn == packets.Conn.NONE or each.state.track == packets.NEW:
+                state = _forgotten(state)
+            if state in known:
                 self.notes.end(Outcome.TIMEOUT, each.key, each.ranges)
             else:
                 parts.append((state, each.ranges))
         return merged(parts)
+
+    def _arrived(self, syns: Flows, known: set[State]) -> tuple[Flows, list[Lost]]:
+        """The SYNs that get in, and of those that do not the ones of which a set or limit knows now."""
+        walk = self.walk
+        again = {state: syns.pop(state) for state in tuple(syns) if state.conn != packets.Conn.NONE}
+        walk.lost = []
+        flows = self._in(packets.SYN, syns)
+        lost, walk.lost = walk.lost, None
+        if again:
+            flows = merged(_parts(flows) + _parts(self._in(packets.SYN_AGAIN, again)))
+        remembered = []
+        for each in lost:
+            if _forgotten(_fresh(each.state, inside=False))._replace(ports=State().ports) in known:
+                self.notes.end(Outcome.TIMEOUT, each.key, each.ranges)
+            else:
+                remembered.append(each)
+        return flows, remembered
 
     # Legs
 
@@ -373,6 +392,11 @@ def _related(state: State) -> int:
 def _next(flows: Flows, *, inside: bool = False) -> Flows:
     """The connection's next packet: with no mark, not seen by conntrack; from the socket, with its own address."""
     return merged([(_fresh(state, inside=inside), sources.all()) for state, sources in flows.items()])
+
+
+def _forgotten(state: State) -> State:
+    """What conntrack learns of a connection's first packet goes with that packet; what sets and limits learn stays."""
+    return State(inside=state.inside, ports=state.ports, learned=state.learned, recent=state.recent, spent=state.spent)
 
 
 def _fresh(state: State, *, inside: bool) -> State:
