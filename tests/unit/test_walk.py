@@ -552,6 +552,31 @@ def test_a_connections_own_packets_use_up_a_burst() -> None:
     assert outcome(answer(ruleset(*over)), "192.0.2.1") is Outcome.TIMEOUT
 
 
+def test_many_limits_do_not_multiply_what_has_to_be_walked() -> None:
+    """Thousands of sources with a limit of their own: counting the use of each would be a state each, at every rule."""
+    for target, expected in (("LOG", Outcome.CONNECTED), ("ACCEPT", Outcome.CONNECTED), ("DROP", Outcome.TIMEOUT)):
+        rules = [f"-A INPUT -s 10.{n >> 8}.{n & 255}.0/24 -m limit --limit 1/hour -j {target}" for n in range(5000)]
+        found = answer(ruleset("*filter", ":INPUT ACCEPT [0:0]", *rules))
+        assert outcome(found, "10.19.0.1") is expected, target
+        assert outcome(found, "192.0.2.1") is Outcome.CONNECTED
+
+
+def test_a_syn_that_is_dropped_is_sent_again() -> None:
+    """As the kernel does (tests/kernel): a limit or list may know of the first one."""
+    chains = ("*filter", ":INPUT ACCEPT [0:0]", ":first - [0:0]")
+    seen_first = ("-A INPUT -m recent --name f ! --update -j first", "-A first -m recent --name f --set -j DROP")
+    for rules, expected in (
+        (("-A INPUT -p tcp --syn -m limit --limit 1/hour --limit-burst 1 -j DROP",), Outcome.CONNECTED),
+        (("-A INPUT -p tcp --syn -m limit --limit 1/hour --limit-burst 5 -j DROP",), Outcome.TIMEOUT),
+        (seen_first, Outcome.CONNECTED),
+        ((*seen_first, "-A INPUT -s 192.0.2.1 -j DROP"), Outcome.TIMEOUT),
+        (("-A INPUT -m recent --name f --set", "-A INPUT -s 192.0.2.1 -j DROP"), Outcome.TIMEOUT),
+    ):
+        found = answer(ruleset(*chains, *rules))
+        assert outcome(found, "192.0.2.1") is expected, rules
+        assert outcome(found, "198.51.100.1") is (Outcome.CONNECTED if "-s 192" in rules[-1] else expected), rules
+
+
 def test_a_tcp_option_is_missing_from_an_icmp_error() -> None:
     """Found by a random ruleset against the kernel, seed 601152982: nft's `tcp option sack-perm missing drop`."""
     refusing = ruleset("*filter", ":INPUT ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", "-A INPUT -p tcp -j REJECT")

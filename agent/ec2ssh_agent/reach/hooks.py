@@ -1,4 +1,4 @@
-"""Which base chains run at a hook, in which order, and whether their order can matter."""
+"""Which base chains run at a hook, in which order, whether their order can matter, and what of a rule acts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .ruleset import (
     Item,
     Kind,
     Learn,
+    Limiter,
     MapMark,
     NoTrack,
     Recent,
@@ -80,6 +81,11 @@ def steps_of(ruleset: Ruleset, hook: str, *, family: Family, device: str) -> tup
         else:
             groups.append([step])
     return tuple(tuple(group) for group in groups)
+
+
+def counts(limit: Limiter, items: tuple[Item, ...], place: int) -> bool:
+    """Whether something hangs on how much of a limit is used: on a rule's own one that only logs, nothing does."""
+    return limit.burst > 0 and (bool(limit.name) or place + 1 < len(items))
 
 
 def commutes(table: Table) -> bool:

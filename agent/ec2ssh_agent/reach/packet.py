@@ -45,6 +45,9 @@ _WITH_CONNECTION = (ESTABLISHED, RELATED, NEW)
 
 _ALL_BITS = 0xFFFFFFFF
 
+#: Limits whose use is counted, each of which may double what has to be walked; the others never run dry.
+_MOST_LIMITS = 16
+
 
 class Conn:
     """What conntrack knows of the connection between two packets: nothing, the SYN, both directions."""
@@ -189,6 +192,7 @@ class Scene:
         self.free = free  # limiters and dynamic sets may go either way
         self.fib: Mapping = ()  # 1: the route back leaves by the interface; () = unknown
         self.limited = False  # a limiter, or something like one, was met
+        self.limits: set[object] = set()  # those whose use is counted
         self.missing: set[tuple[str, str]] = set()
         self.table = ""  # label of the table that is being walked
         self.cache: dict[tuple[object, ...], tuple[Lookup, list[tuple[object, Union[bool, Ranges]]]]] = {}
@@ -629,6 +633,9 @@ class View:
         self.scene.limited = True
         if self.scene.free:
             return state, None, None
+        if limit not in self.scene.limits and len(self.scene.limits) == _MOST_LIMITS:
+            return state, None, item.idle
+        self.scene.limits.add(limit)
         used = next((count for name, count in state.spent if name == limit), 0)
         if used == item.burst:
             return state, None, not item.idle

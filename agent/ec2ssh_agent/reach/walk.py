@@ -27,7 +27,7 @@ from typing import Optional, Union
 
 from ..plain import NamedTuple
 from . import addresses
-from .hooks import ACTIONS, AnalysisError, Step, commutes, steps_of
+from .hooks import ACTIONS, AnalysisError, Step, commutes, counts, steps_of
 from .notes import Base, Key, Notes, Spot
 from .packet import (
     ESTABLISHED,
@@ -425,7 +425,7 @@ class Walk:
                 return self._verdict(frame, rule, group, item)
             if kind is VerdictMap:
                 return self._verdict_map(frame, rule, group, place)
-            if kind in ACTIONS or isinstance(item, Limiter) and item.burst:
+            if kind in ACTIONS or isinstance(item, Limiter) and counts(item, items, place):
                 acted = view.act(item, (id(frame.chain), rule.number, place))
                 if isinstance(acted, list) and len(acted) == 1 and acted[0] == (state, None, True):
                     continue
