@@ -8,7 +8,7 @@ from typing import Any, Optional
 from . import image, memory, passes, publish
 from .config import parse_duration
 from .host import Host, HostError
-from .model import UsageError
+from .model import AgentError, UsageError
 from .repair import execute, records
 from .repair.records import Record, State
 from .status import printable
@@ -84,6 +84,14 @@ def _look_again(host: Host) -> None:
     host.replace(f"{publish.RUN}/request", b"", mode=0o600, like=False, sync=False)
 
 
+class Unpurged(AgentError):
+    """What could not be done; and what was, until then: nobody is to learn later that the daemon is stopped."""
+
+    def __init__(self, error: AgentError, done: list[str]) -> None:
+        super().__init__("; ".join([str(error), *done]))
+        self.exit_status = error.exit_status
+
+
 def purge(host: Host, *, undo_first: bool) -> Answer:
     """Forgets what the agent keeps; with `undo_first` everything is put back before. Raises AgentError.
 
@@ -93,18 +101,25 @@ def purge(host: Host, *, undo_first: bool) -> Answer:
     if undo_first and not host.root:
         lines += image.stop(host, "systemctl start ec2ssh-agent.service lets it repair again")
     undone: list[str] = []
-    with execute.lock(host):
-        if undo_first:
-            for record in records.all(host):
-                if record.state is State.VERIFIED and execute.stands(host, record):
-                    execute.undo(host, record, reason="purged")
-                    undone.append(record.id)
-        for name in records.ids(host):
-            records.forget(host, name)
-        for path in _state_files(host):
-            host.remove(path)
+    try:
+        with execute.lock(host):
+            if undo_first:
+                _undo_all(host, undone)
+            for name in records.ids(host):
+                records.forget(host, name)
+            for path in _state_files(host):
+                host.remove(path)
+    except AgentError as error:
+        raise Unpurged(error, [*lines, *(f"{name} undone" for name in undone)]) from error
     text = "\n".join([*lines, *(f"{name} undone" for name in undone), "state forgotten"]) + "\n"
     return {"schema": "ec2ssh-agent.purge/1", "undone": undone, "text": text}
+
+
+def _undo_all(host: Host, undone: list[str]) -> None:
+    for record in records.all(host):
+        if record.state is State.VERIFIED and execute.stands(host, record):
+            execute.undo(host, record, reason="purged")
+            undone.append(record.id)
 
 
 def _state_files(host: Host) -> list[str]:
