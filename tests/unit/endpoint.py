@@ -1,4 +1,4 @@
-"""An endpoint on loopback for the tests of delivery: it does what it is told to, and remembers what it got."""
+"""An endpoint for the tests of delivery: it does what it is told to, be it hostile, and remembers what it got."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -38,11 +39,52 @@ def reply(status: str = "200 OK", headers: str = "", body: bytes = b"") -> Behav
     return answer
 
 
+def forever(first: bytes, again: bytes, pause: float = 0.0) -> Behaviour:
+    """Sends `first`, then `again` for ever (or 40 s), as fast as it is taken or with a pause."""
+
+    def behaviour(got: Got, connection: socket.socket) -> None:
+        end = time.monotonic() + 40
+        connection.sendall(first)
+        while time.monotonic() < end:
+            if again:
+                connection.sendall(again)
+            time.sleep(pause)
+
+    return behaviour
+
+
+class Hostile(NamedTuple):
+    """`line` is what `status` is to say of it, as far as that is the same everywhere, `refused`: for good."""
+
+    behaviour: Behaviour
+    line: str
+    refused: bool = False
+
+
+#: "bad TLS" behaves; its certificate is to be one that nobody vouches for.
+HOSTILE = {
+    "hangs": Hostile(forever(b"", b"", 1.0), "no whole answer within 2 s"),
+    "endless body": Hostile(forever(b"HTTP/1.1 500 No\r\n\r\n", b"x" * 65536), "500 No: xxx"),
+    "500": Hostile(reply("500 Internal Server Error"), "500 Internal Server Error"),
+    "429": Hostile(reply("429 Too Many Requests", "Retry-After: 99999999\r\n"), "429 Too Many Requests"),
+    "301": Hostile(
+        forever(b"HTTP/1.1 301 Moved Permanently\r\nLocation: https://elsewhere.example/\r\n\r\n", b"x" * 65536),
+        "301 Moved Permanently: a re",
+        True,
+    ),
+    "401": Hostile(reply("401 Unauthorized", body=b"no such token"), "401 Unauthorized: no such token", True),
+    "bad TLS": Hostile(reply(), "TLS: "),
+    "slow bytes": Hostile(forever(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.3), "no whole answer within 2 s"),
+    "1 GB header": Hostile(forever(b"HTTP/1.1 200 OK\r\nX: ", b"x" * (1 << 20)), "got more than 65536 bytes"),
+}
+
+
 class Server:
     """Accepts until it is closed; one thread a connection, one request a connection."""
 
     def __init__(self, listener: socket.socket, behaviour: Behaviour, tls: Optional[ssl.SSLContext]) -> None:
         self.listener, self.behaviour, self.tls = listener, behaviour, tls
+        self.connections = 0
         self.got: list[Got] = []
         self.lock = threading.Lock()
         self.closing = threading.Event()
@@ -54,6 +96,7 @@ class Server:
                 connection, _ = self.listener.accept()
             except OSError:
                 return
+            self.connections += 1
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -92,6 +135,15 @@ def serving(
     family = socket.AF_UNIX if unix else socket.AF_INET6 if ipv6 else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.bind(unix or ("::1" if ipv6 else "127.0.0.1", 0))
+    with serving_on(listener, behaviour, tls=tls) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving_on(
+    listener: socket.socket, behaviour: Optional[Behaviour] = None, *, tls: Optional[ssl.SSLContext] = None
+) -> Iterator[Server]:
+    """On a socket that is bound, and that it closes."""
     listener.listen(256)
     server = Server(listener, behaviour or reply(), tls)
     try:

@@ -24,7 +24,7 @@ from ec2ssh_agent.report import delivery, spool
 from ec2ssh_agent.report.delivery import Answer, Endpoint, Misconfigured, Outcome
 from ec2ssh_agent.report.formats import Request
 from ec2ssh_agent.report.reporter import Reporter
-from endpoint import Behaviour, Got, authority, reply, serving, url
+from endpoint import HOSTILE, Behaviour, Got, authority, forever, reply, serving, url
 from status_example import example
 
 BODY = json.dumps({"schema": "ec2ssh-agent.report/1", "text": "x" * 3000}).encode()
@@ -133,8 +133,11 @@ def test_a_proxy() -> None:
         os.environ["http_proxy"] = url(proxy, path="")
         assert send(Config(report_url="http://endpoint.invalid/in")).text == "202 From Proxy"
         assert proxy.got[0].path == "http://endpoint.invalid/in"
-        os.environ["no_proxy"] = "127.0.0.1"
+        # What is for this instance does not leave it, whatever the variables say.
         assert send(Config(report_url=url(server))).text == "200 OK"
+        os.environ["no_proxy"] = "endpoint.invalid"
+        assert send(Config(report_url="http://endpoint.invalid/in")).outcome is Outcome.RETRY and len(proxy.got) == 1
+        del os.environ["no_proxy"]
         # Through a proxy, too, TLS is with the endpoint: the proxy is asked for a tunnel, and gives none.
         os.environ["https_proxy"] = url(proxy, path="")
         assert send(Config(report_url="https://endpoint.invalid/in")).outcome is Outcome.RETRY
@@ -196,6 +199,27 @@ def test_an_endpoint_that_sends_back_what_it_got_tells_no_secret(tmp_path: Path,
         assert not re.search("t0k3n|s3cr3t|pass|dXNlcjpwYXNzQHdvcmQ", answer.text)
 
 
+def test_a_token_that_comes_back_cut_off_is_no_less_a_secret(tmp_path: Path) -> None:
+    token = "eyJhbGciOiJIUzI1NiJ9." + "0123456789abcdef" * 400  # more than is read of a body
+
+    def behaviour(got: Got, connection: socket.socket) -> None:
+        reply("403 No", body=f"not {token[:40]}, nor {got.headers['authorization']}".encode())(got, connection)
+
+    with serving(behaviour) as server:
+        answer = send(Config(report_url=url(server), report_token_file=file(tmp_path, "token", token)))
+    assert answer.text == "403 No: not (hidden), nor Bearer (hidden)"
+
+
+def test_a_proxy_that_cannot_be_used_tells_no_secret() -> None:
+    for there in ("http://user:passw0rd@exa mple:99999", "http://user:p@ssw0rd@127.0.0.1:1", "user:passw0rd@a:99999",
+                  "socks9://user:passw0rd@a"):  # fmt: skip
+        with environment():
+            os.environ["https_proxy"] = there
+            answer = send(Config(report_url="https://endpoint.invalid/in"))
+        assert answer.outcome is Outcome.RETRY and answer.text
+        assert "ssw0rd" not in answer.text, answer.text
+
+
 def test_an_address_that_cannot_be_used_tells_no_secret() -> None:
     for there in ("https://user:passw0rd@exa mple/?key=s3cr3t", "https://user:passw0rd@127.0.0.1:1/?key=s3cr3t",
                   "https://user:passw0rd@a:99999/?key=s3cr3t", "https://user:passw0rd@/?key=s3cr3t"):  # fmt: skip
@@ -232,20 +256,6 @@ def test_an_endpoint_that_does_not_take_gzip() -> None:
 # -- hostility: bounded time, bounded memory, a clear line
 
 
-def forever(first: bytes, again: bytes, pause: float = 0.0) -> Behaviour:
-    """Sends `first`, then `again` for ever (or 30 s), as fast as it is taken or with a pause."""
-
-    def behaviour(got: Got, connection: socket.socket) -> None:
-        end = time.monotonic() + 40
-        connection.sendall(first)
-        while time.monotonic() < end:
-            if again:
-                connection.sendall(again)
-            time.sleep(pause)
-
-    return behaviour
-
-
 @contextlib.contextmanager
 def in_bounds(seconds: float, mebibytes: int) -> Iterator[None]:
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -266,9 +276,11 @@ def in_bounds(seconds: float, mebibytes: int) -> Iterator[None]:
         (lambda got, connection: None, Outcome.RETRY),
         (forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), Outcome.RETRY),
         (forever(b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"f" * 65536), Outcome.RETRY),
+        (forever(b"HTTP/1.1 302 Found\r\nLocation: /there\r\n\r\n", b"x" * 65536), Outcome.PARKED),
+        (forever(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /in\r\n\r\n", b"x" * 65536), Outcome.PARKED),
     ],
     ids=["endless body", "endless error", "endless header line", "endless headers", "garbage", "odd status", "closes",
-         "endless 100 Continue", "endless chunk size"],
+         "endless 100 Continue", "endless chunk size", "endless redirect", "endless redirects"],
 )  # fmt: skip
 def test_a_hostile_endpoint(behaviour: Behaviour, outcome: Outcome) -> None:
     with serving(behaviour) as server, in_bounds(15, 64):
@@ -288,6 +300,28 @@ def test_a_server_that_hangs() -> None:
         assert send(Config(report_url=url(server)), whole=2.0).outcome is Outcome.RETRY
 
 
+@pytest.mark.parametrize("headers", ["Content-Length: 99\r\n", "Transfer-Encoding: chunked\r\n"])
+def test_a_body_that_does_not_come_changes_nothing_of_what_the_status_says(headers: str) -> None:
+    """4xx is parked, Retry-After holds: by the deadline, or where the connection is cut off."""
+    cases = (("401 No\r\n", Outcome.PARKED, 0.0), ("503 No\r\nRetry-After: 9\r\n", Outcome.RETRY, 9.0))
+    for lines, outcome, asked in cases:
+        head = f"HTTP/1.1 {lines}{headers}\r\n".encode()
+        for behaviour in (forever(head, b"", 1.0), lambda got, connection, head=head: connection.sendall(head)):
+            with serving(behaviour) as server, in_bounds(8, 32):
+                answer = send(Config(report_url=url(server)), whole=1.5)
+            assert answer == Answer(outcome, f"{lines[:3]} No", asked, code=int(lines[:3]))
+
+
+def test_cookies_are_not_kept() -> None:
+    """A hundred of 64 KiB with each answer, over a long queue, would be the end of the reporter."""
+    with serving(reply("200 OK", "Set-Cookie: a=b\r\nSet-Cookie: c=d; Path=/\r\n")) as server:
+        endpoint = Endpoint(Host(), Config(report_url=url(server)))
+        for _ in range(2):
+            endpoint.send(Request("", BODY), id=ID, now=1_795_875_300.0)
+        assert len(endpoint.session.cookies) == 0
+    assert len(server.got) == 2 and not any("cookie" in got.headers for got in server.got)
+
+
 class Quick(Endpoint):
     """Its deadline of the whole is two seconds."""
 
@@ -297,26 +331,10 @@ class Quick(Endpoint):
         return super().send(request, id=id, now=now, plain=plain, binary=binary, whole=whole)
 
 
-HOSTILE: dict[str, tuple[Behaviour, str]] = {
-    "hangs": (forever(b"", b"", 1.0), "no whole answer within 2 s"),
-    "endless body": (forever(b"HTTP/1.1 500 No\r\n\r\n", b"x" * 65536), "500 No: xxx"),
-    "500": (reply("500 Internal Server Error"), "500 Internal Server Error"),
-    "429": (reply("429 Too Many Requests", "Retry-After: 99999999\r\n"), "429 Too Many Requests"),
-    "301": (
-        reply("301 Moved Permanently", "Location: https://elsewhere.example/\r\n"),
-        "301 Moved Permanently: a re",
-    ),
-    "401": (reply("401 Unauthorized", body=b"no such token"), "401 Unauthorized: no such token"),
-    "bad TLS": (reply(), "TLS: "),
-    "slow bytes": (forever(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.3), "no whole answer within 2 s"),
-    "1 GB header": (forever(b"HTTP/1.1 200 OK\r\nX: ", b"x" * (1 << 20)), "got more than 65536 bytes"),
-}
-
-
 @pytest.mark.parametrize("name", HOSTILE)
 def test_status_has_a_clear_line_for_a_hostile_endpoint(tmp_path: Path, ca: Path, name: str) -> None:
     """Through the reporter, the spool and the status page; the report waits or is parked, the next pass goes on."""
-    behaviour, line = HOSTILE[name]
+    behaviour, line, refused = HOSTILE[name]
     host, document = Host(str(tmp_path)), example()
     for path in (spool.REPORTER, "/run/ec2ssh-agent"):
         Path(host.path(path)).mkdir(parents=True)
@@ -331,8 +349,7 @@ def test_status_has_a_clear_line_for_a_hostile_endpoint(tmp_path: Path, ca: Path
     page = status.render({**document, "report": spool.summary(host, config)}, width=80, colour=False)
     told = " ".join(page.partition("the endpoint's last answer: ")[2].split())
     assert told.startswith(line) or line in told, page
-    parked = name in ("301", "401")
-    assert (f"{int(not parked)} waiting" in page) and ("1 refused for good" in page) is parked, page
+    assert (f"{int(not refused)} waiting" in page) and ("1 refused for good" in page) is refused, page
     assert spool.enqueue(host, config, document, None, "repair")
 
 

@@ -90,6 +90,19 @@ def test_a_reporter_that_does_not_run() -> None:
     assert spool.entries(host) == ()
 
 
+def test_where_the_supervisor_starts_it_and_cannot_that_is_said() -> None:
+    host = host_whose_reporter("", "")
+    command.start(host, CONFIG)
+    (call,) = host.calls
+    assert call.argv[-1] == "--background" and "--reuid=ec2ssh-agent" in call.argv
+    host.command(["setpriv"], Ran(1, b"", b"setpriv: user ec2ssh-agent: not found\n"))
+    with pytest.raises(HostError, match="did not start: setpriv: user"):
+        command.start(host, CONFIG)
+    host.directory("/run/systemd/system")
+    command.start(host, CONFIG)
+    assert len(host.calls) == 2
+
+
 def test_the_configuration_file_is_the_one_that_was_read() -> None:
     def path(where: str) -> str:
         host = host_whose_reporter("delivered", "200 OK")

@@ -317,6 +317,17 @@ def test_a_spool_that_others_can_write_is_taken_back(tmp_path: Path) -> None:
     assert len(spool.entries(host)) == 2
 
 
+def test_a_spool_from_before_the_reporters_group_was_made(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    spool.enqueue(host, CONFIG, document(), None, "change")
+    directory = Path(host.path(spool.DIRECTORY))
+    assert directory.stat().st_gid == 0
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/group").write_text("root:x:0:\nec2ssh-agent:x:4321:\n")
+    spool.enqueue(host, CONFIG, document(), None, "change")
+    assert (directory.stat().st_gid, directory.stat().st_mode & 0o7777) == (4321, 0o750)
+
+
 def test_a_spool_that_is_none(tmp_path: Path) -> None:
     host = Host(str(tmp_path))
     directory = Path(host.path(spool.DIRECTORY))

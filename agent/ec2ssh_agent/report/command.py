@@ -84,9 +84,14 @@ def argv(config_path: str, *arguments: str) -> list[str]:
 
 
 def start(host: Host, config: Config) -> None:
-    """Where systemd does not: has the reporter look whether there is anything to send, and does not wait for it."""
+    """Where systemd does not: has the reporter look whether there is anything to send, and does not wait for it.
+
+    Raises HostError where it cannot be started.
+    """
     if config.report_url and not host.exists("/run/systemd/system"):
-        host.run(argv(_path(config), "--background"), deadline=10.0, cap=1 << 16, environment=_proxies(host))
+        ran = host.run(argv(_path(config), "--background"), deadline=10.0, cap=1 << 16, environment=_proxies(host))
+        if ran.code:
+            raise HostError(f"the reporter did not start: {ran.complaint}")
 
 
 def _run(host: Host, config: Config, *arguments: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """One report to one endpoint, over HTTPS, HTTP or a unix socket. Runs unprivileged; imported by the reporter alone.
 
 Nothing of the endpoint is trusted: certificates are always verified, redirects go to no other host, of a body 4 KiB are
-read, http.client bounds the headers (64 KiB a line, 100 of them), and the whole exchange has a deadline, which an
-alarm enforces against a peer that sends one byte now and then.
+read, http.client bounds the headers (64 KiB a line, 100 of them), no cookie is kept, and the whole exchange has a
+deadline, which an alarm enforces against a peer that sends one byte now and then.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import enum
 import gzip
 import hashlib
 import hmac
+import os
 import re
 import signal
 import socket
@@ -29,15 +30,15 @@ from ..plain import NamedTuple
 from .formats import Request, address
 
 if TYPE_CHECKING:
-    from requests import Response
+    from requests import Response, Session
 
 #: Seconds: to connect, between two bytes, and for the whole exchange.
 CONNECT, READ, WHOLE = 5.0, 10.0, 30.0
 _BODY_CAP = 4096
 _REDIRECTS = 3
 _COMPRESS_FROM = 1024
-#: What is shorter is no secret, and may stand in any text.
-_SECRET = 4
+#: What is shorter is no secret, and may stand in any text; of a longer one so many characters give it away.
+_SECRET, _BEGINNING = 4, 12
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 _RETRIED = (408, 425, 429)
 _NOT_UNDERSTOOD = (400, 415)
@@ -111,6 +112,24 @@ def _unix_adapter() -> Any:
     return Adapter()
 
 
+def session() -> Session:
+    """For talking to strangers: no ~/.netrc, no REQUESTS_CA_BUNDLE, no proxy that the request does not name, no cookies
+    (they would pile up over a queue), and no look at where a redirect leads, before which requests reads all its body.
+    """
+    from http.cookiejar import DefaultCookiePolicy
+
+    import requests
+
+    class Bare(requests.Session):
+        def get_redirect_target(self, resp: Any) -> None:
+            return None
+
+    made = Bare()
+    made.trust_env = False
+    made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return made
+
+
 # -- the endpoint
 
 
@@ -125,11 +144,8 @@ class Endpoint:
             raise Misconfigured(f"{config.report_token_file}: a token is one line of printable ASCII")
         if self.token and self.url.startswith("http://") and not _loopback(self.url):
             raise Misconfigured("[report] token_file: a token is not sent over http:// to another host")
-        import requests
-
-        self.session = requests.Session()
-        # No ~/.netrc, no REQUESTS_CA_BUNDLE; the proxy variables are read below.
-        self.session.trust_env = False
+        self.proxies: Mapping[str, str] = {}
+        self.session = session()
         self.session.mount("http+unix://", _unix_adapter())
         self.session.verify = config.report_ca_file or next((path for path in _BUNDLES if host.exists(path)), True)
         if config.report_client_cert:
@@ -159,10 +175,12 @@ class Endpoint:
 
     def _without_secrets(self, text: str) -> str:
         """Everybody may read the answer in status.json; an endpoint may send back what it got, an error the URL."""
-        userinfo = "".join(re.findall(r"^[a-z+]+://([^/@]+)@", self.url))
-        basic = base64.b64encode(unquote(userinfo).encode()).decode()
-        for secret in (self.token, userinfo, basic, self.url.partition("?")[2]):
-            text = text.replace(secret, "(hidden)") if len(secret) >= _SECRET else text
+        secrets = [self.token, self.url.partition("?")[2]]
+        for url in (self.url, *self.proxies.values()):
+            userinfo = "".join(re.findall(r"(?:^|//)([^/?#]*)@", url)[:1])
+            secrets += [userinfo, base64.b64encode(unquote(userinfo).encode()).decode()]
+        for secret in secrets:
+            text = _hidden(text, secret) if len(secret) >= _SECRET else text
         return text
 
     def _negotiated(self, request: Request, id: str, now: float, plain: bool, binary: bool) -> Answer:
@@ -186,9 +204,11 @@ class Endpoint:
         if compressed:
             headers["Content-Encoding"] = "gzip"
         for _ in range(_REDIRECTS + 1):
-            proxies = get_environ_proxies(url, no_proxy=None) if "+unix" not in url else {}
+            # What is for this instance leaves it by no proxy: its token may be in clear.
+            here = "+unix" in url or _loopback(url)
+            self.proxies = {} if here else get_environ_proxies(url, no_proxy=None)
             response = self.session.post(
-                url, data=body, headers=headers, proxies=proxies, timeout=(CONNECT, READ),
+                url, data=body, headers=headers, proxies=self.proxies, timeout=(CONNECT, READ),
                 allow_redirects=False, stream=True,
             )  # fmt: skip
             with contextlib.closing(response):
@@ -234,6 +254,13 @@ def _secret(host: Host, path: str) -> bytes:
     return content
 
 
+def _hidden(text: str, secret: str) -> str:
+    """Without `secret`, also where the text holds only the beginning of it, because it was cut."""
+    first, *others = text.split(secret[:_BEGINNING])
+    rest = secret[_BEGINNING:]
+    return "(hidden)".join([first, *(part[len(os.path.commonprefix([part, rest])) :] for part in others)])
+
+
 def _loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
@@ -246,13 +273,13 @@ def _same_host(url: str, target: str) -> bool:
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raises TooSlow in the main thread when the block takes longer."""
+    """Raises TooSlow in the main thread when the block takes longer; again each second, should a library swallow it."""
 
     def ring(number: int, frame: Optional[FrameType]) -> None:
         raise TooSlow
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:
@@ -291,11 +318,19 @@ def _said(response: Response, why: str = "") -> str:
     text = f"{response.status_code} {response.reason or ''}".strip()
     if why:
         return f"{text}: {why}"
-    if response.status_code >= 300:
+    first = _first_line(response) if response.status_code >= 300 else ""
+    return f"{text}: {first}" if first else text
+
+
+def _first_line(response: Response) -> str:
+    """Of its body; empty where none comes: what the status means holds without it."""
+    import urllib3
+
+    try:
         body = response.raw.read(_BODY_CAP, decode_content=False) or b""
-        first = body.decode("utf-8", "replace").strip().partition("\n")[0]
-        text += f": {first}" if first else ""
-    return text
+    except (urllib3.exceptions.HTTPError, OSError, ValueError, TooSlow):
+        return ""
+    return str(body.decode("utf-8", "replace").strip().partition("\n")[0])
 
 
 def _reason(error: BaseException) -> str:

@@ -79,14 +79,13 @@ def imds(url: str, *, signed: bool = False) -> dict[str, Any]:
     import requests
     import urllib3
 
-    from .delivery import TooSlow, deadline
+    from .delivery import TooSlow, deadline, session
 
     expected = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, TooSlow, OSError)
-    with requests.Session() as session:
-        session.trust_env = False
+    with session() as made:
         try:
             with deadline(_WHOLE):
-                found = _ask(session, url, signed=signed)
+                found = _ask(made, url, signed=signed)
         except (*expected, ValueError, AttributeError, RecursionError):
             return {}
     return {**found, "source": "imds"} if found else {}

@@ -14,12 +14,14 @@ A full disk stops nothing: what cannot be written down is remembered for the run
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
+import resource
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
 from .. import codec, publish
@@ -33,14 +35,18 @@ from .delivery import Answer, Endpoint, Misconfigured, Outcome
 
 _STATE = f"{spool.REPORTER}/state.json"
 _STATUS = "/run/ec2ssh-agent/status.json"
+#: Held by the one run at a time; by a run that somebody asked for while it waits for the end of another.
+_LOCK, _ASKED = f"{spool.REPORTER}/lock", f"{spool.REPORTER}/asked"
 #: The timer starts a run this often. A run ends rather than wait longer than `STAY` for its next try; at once where it
 #: found the endpoint down (a whole fleet's tries would add up); where heartbeats are wanted more often than the timer
 #: comes, just before the next one (seconds).
 TIMER, STAY = 300.0, 120.0
 #: The metadata service is asked again after this, and where it did not answer after this (seconds).
 _IDENTITY_AGE, _IDENTITY_RETRY = 86_400.0, 3600.0
-#: How long a run that somebody asked for waits for the end of another.
-_LOCK_WAIT = STAY + 60.0
+#: How long a run that somebody asked for waits for the end of another, which ends as soon as it has nothing to do.
+_LOCK_WAIT = 180.0
+#: Without systemd, what the unit's MemoryMax= and Nice= are (bytes).
+_MEMORY, _NICE = 128 << 20, 10
 
 
 class State(NamedTuple):
@@ -94,10 +100,10 @@ class Reporter:
                     return self.done
                 wait = max(wait, self._until_heartbeat())
             if wait > 0:
-                if host.monotonic() + wait > end:
+                if host.monotonic() + wait > end or self._asked_for():
                     return self.done
-                # In small steps where nothing waits: the path unit starts no second run.
-                host.sleep(wait if entry else min(wait, 1.0))
+                # In small steps: the path unit starts no second run, and whoever asks for one does not wait long.
+                host.sleep(min(wait, 1.0))
                 continue
             sent = self._report(entry) if entry else self._heartbeat()
             if not sent and (now or only):
@@ -117,6 +123,16 @@ class Reporter:
 
     def _is_finished(self, id: str) -> bool:
         return id in self._finished or spool.acknowledgement(self.host, id) is not None
+
+    def _asked_for(self) -> bool:
+        """Whether somebody waits for a run of his own."""
+        if not self.host.exists(_ASKED):
+            return False
+        try:
+            with self.host.lock(_ASKED):
+                return False
+        except Locked:
+            return True
 
     def _wait(self) -> float:
         """Seconds until sending is allowed again. A clock that was set back must not silence the instance."""
@@ -220,8 +236,9 @@ class Reporter:
         self._write(f"{spool.REPORTER}/{id}", json.dumps(said), sync=True)
 
     def _keep(self, state: State) -> None:
-        self.state = state
-        self._write(_STATE, json.dumps(state._asdict()), sync=False)
+        # With the instance: what an image that is started elsewhere brings along must be known as another's.
+        self.state = state._replace(instance=self._who())
+        self._write(_STATE, json.dumps(self.state._asdict()), sync=False)
 
     def _write(self, path: str, text: str, *, sync: bool) -> None:
         try:
@@ -279,11 +296,23 @@ def _unpark(host: Host) -> None:
             host.remove(f"{spool.REPORTER}/{entry.id}")
 
 
+@contextlib.contextmanager
+def _one_run(host: Host, *, asked: bool) -> Iterator[None]:
+    """Raises Locked when another is at work; a run that somebody asked for waits for its end first."""
+    with contextlib.ExitStack() as stack:
+        if asked:
+            stack.enter_context(host.lock(_ASKED, wait=_LOCK_WAIT))
+        stack.enter_context(host.lock(_LOCK, wait=_LOCK_WAIT if asked else 0.0))
+        yield
+
+
 def _detach() -> bool:
     """Whether this is the process that goes on, by itself: in a session of its own, on no pipe of its parent's."""
     if os.fork():
         return False
     os.setsid()
+    os.nice(_NICE)
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
     sink = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(sink, descriptor)
@@ -327,7 +356,7 @@ def main(argv: Optional[list[str]] = None) -> int:
         config = _config(host, arguments.config)
         if not config.report_url:
             return 0
-        with host.lock(f"{spool.REPORTER}/lock", wait=_LOCK_WAIT if asked else 0.0):
+        with _one_run(host, asked=asked):
             done = Reporter(host, config).run(now=arguments.now, only=arguments.only)
     except Locked as error:
         print(f"another run is at work: {error}", file=sys.stderr)

@@ -180,13 +180,13 @@ def _encode(report: content.Report) -> bytes:
 
 
 def _prepare(host: Host) -> None:
-    """Makes the directory, or takes it back where others could write there."""
+    """Makes the directory, or takes it back where others could write there or the reporter could not read."""
     status = host.stat(DIRECTORY, follow=False)
     if status is None:
         host.mkdir(DIRECTORY, 0o750)
     elif not status.directory:
         raise Failed(f"{DIRECTORY}: not a directory")
-    elif status.uid == 0 and not status.mode & 0o022:
+    elif (status.uid, status.gid) == (0, group(host)) and status.mode & 0o072 == 0o050:
         return
     else:
         host.chmod(DIRECTORY, 0o750)
