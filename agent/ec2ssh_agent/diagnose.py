@@ -301,9 +301,10 @@ def _down(name: str, summary: str, look: _Look, evidence: tuple[str, ...] = (), 
 def _elsewhere(look: _Look) -> Optional[Finding]:
     """sshd runs, and listens on other ports than it ought to."""
     names = {unit.name for unit in (look.unit, look.socket) if unit}
+    by_socket = look.socket is not None and look.socket.active == "active"
     active = look.unit is not None and look.unit.active == "active" and seen(look.sshd.process) is not None
     mine = [item for item in seen(look.sshd.listeners) or () if item.unit and item.unit in names]
-    if not active or not mine:
+    if not (active or by_socket) or not mine:
         return None
     texts = sorted({listen_text(item.family, item.address, item.port) for item in mine})
     ports = seen(look.sshd.port) or ()
@@ -321,11 +322,15 @@ def _taken(look: _Look, banner: Optional[Banner]) -> bool:
 
 def _not_running(look: _Look) -> Finding:
     """Why nobody listens: the most specific cause first, since it decides what mends it."""
-    unit = look.unit
-    evidence = (_unit_text(unit),) if unit else ()
-    masked = [item.name for item in (unit, look.socket) if item and item.load == "masked"]
+    unit, socket = look.unit, look.socket
+    used = [unit] if unit else []
+    used += [socket] if socket and (_switched_on(socket) or socket.active == "failed") else []
+    evidence = tuple(_unit_text(item) for item in used)
+    masked = [item.name for item in (unit, socket) if item and item.load == "masked"]
     # The unit beside it, which is there and switched off on most systems, is no way in for the agent either.
-    started = [item for item in (unit, look.socket) if item and item.load == "loaded" and _switched_on(item)]
+    # A socket whose service is masked fails at its first client.
+    useless = unit is not None and unit.load == "masked" and socket is not None and socket.active == "failed"
+    started = [u for u in used if u.load == "loaded" and _switched_on(u) and not (u is socket and useless)]
     if masked and not started:
         return _down("sshd-masked", f"{masked[0]} is masked: somebody switched SSH off on purpose", look, evidence)
     if seen(look.sshd.forbidden):
@@ -334,7 +339,7 @@ def _not_running(look: _Look) -> Finding:
     if cause:
         name, summary = cause
         return _down(name, f"sshd is not running and cannot start: {summary}", look, evidence + (look.broken,))
-    why = f" ({unit.result})" if unit and unit.result not in ("", "success") else ""
+    why = next((f" ({item.result})" for item in used if item.result not in ("", "success")), "")
     return _down("sshd-not-running", f"sshd is not running{why}: nobody listens on the port", look, evidence)
 
 
@@ -344,7 +349,8 @@ def _switched_on(unit: UnitState) -> bool:
 
 def _unit_text(unit: UnitState) -> str:
     text = f"{unit.name}: {unit.load}, {unit.active}/{unit.sub}, {unit.file_state}"
-    return text + (f", result {unit.result}, exit status {unit.exit_status}" if unit.result else "")
+    text += f", result {unit.result}" if unit.result else ""
+    return text + (f", exit status {unit.exit_status}" if unit.exit_status else "")
 
 
 def _cause(look: _Look) -> Optional[tuple[str, str]]:

@@ -11,7 +11,7 @@ from .config import Config
 from .diagnose import PRIVSEP, listen_text, seen
 from .facts import Facts, UnitState, intruders
 from .model import Finding, Seen, Unseen
-from .steps import Directory, HostKeys, Ladder, Mode, Run, Rung, Step, Write
+from .steps import Argv, Directory, HostKeys, Ladder, Mode, Run, Rung, Step, Write
 
 #: Nothing is done for these, and why.
 _WITHHELD = {
@@ -23,6 +23,8 @@ _WITHHELD = {
 }
 #: sshd runs, but not where clients come.
 _MISPLACED = ("sshd-not-listening-outside", "sshd-other-port")
+# Runs systemd's generators, Ubuntu's among them, which writes the socket's addresses from sshd's configuration.
+_REREAD = ("systemctl", "daemon-reload")
 _BUSY = ("activating", "deactivating", "reloading")
 
 
@@ -72,12 +74,22 @@ def _chosen(facts: Facts) -> Optional[UnitState]:
     return service if service and service.load == "loaded" else socket
 
 
-def _start(facts: Facts, *, test: bool = False) -> Run:
-    """`reset-failed` first: after five starts in ten seconds systemd refuses any more.
+def _afresh(facts: Facts) -> Run:
+    """sshd's addresses are bound anew. One that runs is stopped only if it would start again."""
+    service, socket = seen(facts.sshd.unit), seen(facts.sshd.socket_unit)
+    if not (socket and socket.active == "active"):
+        return _start(facts, _tests(facts))
+    # While none runs, sshd's directory is not there, and the test would fail.
+    tests = _tests(facts) if seen(facts.sshd.process) else ()
+    # systemd starts no socket whose service runs.
+    names = [unit.name for unit in (socket, service) if unit and unit.name]
+    start = (_REREAD, ("systemctl", "stop", *names), ("systemctl", "start", socket.name))
+    return Run((*tests, *start), owner="systemd")
 
-    `test`: sshd runs, and is stopped only if it would start again.
-    """
-    unit, tests = _chosen(facts), _tests(facts) if test else ()
+
+def _start(facts: Facts, tests: tuple[Argv, ...] = ()) -> Run:
+    """`reset-failed` first: after five starts in ten seconds systemd refuses any more."""
+    unit = _chosen(facts)
     if not seen(facts.machine.systemd):
         return Run((*tests, ("service", unit.name if unit and unit.name else "ssh", "restart")), owner="systemd")
     failed = [u for u in (seen(facts.sshd.unit), seen(facts.sshd.socket_unit)) if u and u.active == "failed"]
@@ -86,7 +98,14 @@ def _start(facts: Facts, *, test: bool = False) -> Run:
     return Run((*tests, *resets, ("systemctl", "restart", name)), owner="systemd")
 
 
-def _tests(facts: Facts) -> tuple[tuple[str, ...], ...]:
+def _reread(facts: Facts) -> tuple[Step, ...]:
+    """What a socket's addresses are generated from was put back: they are generated anew."""
+    socket = seen(facts.sshd.socket_unit)
+    used = socket is not None and (socket.active == "active" or _chosen(facts) is socket)
+    return (Run((_REREAD,), owner="systemd"),) if used else ()
+
+
+def _tests(facts: Facts) -> tuple[Argv, ...]:
     """`sshd -t` with the options that the unit gives it, as it was asked when it was looked at."""
     test = facts.sshd.test
     program, *options = test.where.split() if isinstance(test, Seen) and test.where else [""]
@@ -161,7 +180,7 @@ def _configuration(
     emptied = tuple(Write(path, b"", f"truncate -s 0 {path}  # new since SSH was healthy") for path in new)
     # A configuration that does not parse is put back first; that sshd does not run is then a finding of its own, with a
     # rung of its own. One that listens in the wrong place takes effect only by a restart.
-    start = (_start(facts, test=True),) if finding.id in _MISPLACED else ()
+    start = (_afresh(facts),) if finding.id in _MISPLACED else _reread(facts)
     rungs = []
     if writes:
         rungs.append(_rung("known-good", "the last configuration with which SSH was healthy", (*writes, *start)))

@@ -282,6 +282,49 @@ def test_what_keeps_a_socket_activated_sshd_from_starting_keeps_every_client_out
     assert Judged(sshd=missing).health is Health.OK, "systemd makes it"
 
 
+BY_SOCKET = DOWN._replace(
+    unit=Seen(UnitState("ssh.service", "loaded", "inactive", "dead", "disabled", "success")),
+    socket_unit=Seen(UnitState("ssh.socket", "loaded", "failed", "failed", "enabled", "trigger-limit-hit")),
+)
+
+
+def test_a_socket_that_systemd_gave_up_is_named_and_started() -> None:
+    made = Judged(sshd=BY_SOCKET)
+    finding = made.assessment.findings[0]
+    assert made.ids == ["sshd-not-running"] and "(trigger-limit-hit)" in finding.summary
+    assert [line.split(":")[0] for line in finding.evidence] == ["ssh.service", "ssh.socket"]
+    assert made.typed == ["systemctl reset-failed ssh.socket", "systemctl restart ssh.socket"]
+    masked = Judged(sshd=BY_SOCKET._replace(unit=Seen(UnitState("ssh.service", "masked", file_state="masked"))))
+    assert (masked.ids, masked.typed) == (["sshd-masked"], []), "it would fail at the first client again"
+    failed = UnitState("ssh.service", "loaded", "failed", "failed", "enabled", "exit-code")
+    socket = UnitState("ssh.socket", "masked", file_state="masked")
+    assert Judged(sshd=BY_SOCKET._replace(unit=Seen(failed), socket_unit=Seen(socket))).ids == ["sshd-not-running"]
+
+
+def test_a_socket_on_another_port_than_expected_is_bound_anew() -> None:
+    socket = UnitState("ssh.socket", "loaded", "active", "listening", "enabled", "success")
+    other = BY_SOCKET._replace(
+        socket_unit=Seen(socket),
+        listeners=Seen((Listener(V4, 0, 2222, unit="ssh.socket"),)),
+        effective=Seen(Effective((22,), ("0.0.0.0:22",))),
+        test=Seen(ConfigTest(True), "/usr/sbin/sshd -T"),
+    )
+    again = ["systemctl daemon-reload", "systemctl stop ssh.socket ssh.service", "systemctl start ssh.socket"]
+    made = Judged(sshd=other)
+    assert (made.ids, made.typed) == (["sshd-other-port"], again), "without sshd's directory the test would fail"
+    running = UnitState("ssh.service", "loaded", "active", "running", "disabled", "success", main_pid=7)
+    made = Judged(sshd=other._replace(unit=Seen(running), process=GOOD.process))
+    assert made.typed == ["/usr/sbin/sshd -t", *again]
+
+
+def test_what_a_sockets_addresses_are_generated_from_is_put_back_and_read_again() -> None:
+    path, text = "/etc/ssh/sshd_config", "/etc/ssh/sshd_config: line 1: Bad configuration option: Bogus"
+    known, current = {path: b"Port 22\n"}, {path: b"Bogus\n"}
+    story = Story(sshd=broken(text, BY_SOCKET, path), known=known, current=current)
+    assert story.typed()[1:] == ["systemctl daemon-reload"]
+    assert len(Story(sshd=broken(text, DOWN, path), known=known, current=current).typed()) == 1
+
+
 def test_host_keys_that_are_gone_end_the_connections_of_older_versions_only() -> None:
     gone = broken("sshd: no hostkeys available -- exiting.", GOOD)
     gone = gone._replace(host_keys=Seen((HostKey("/etc/ssh/ssh_host_ed25519_key", False),)))

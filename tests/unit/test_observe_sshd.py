@@ -236,13 +236,23 @@ def test_the_port_comes_from_configuration_socket_listeners_sshd_in_this_order()
     using = units(socket_unit=socket_unit)
     host = a_host()
     assert look(host, config=Config(expect_port=99), using=using).port == Seen((99,), "default")
-    assert look(host, using=using).port == Seen((2022,), "ssh.socket")
+    assert look(host, heard=listening(2022, unit="ssh.socket"), using=using).port == Seen((2022,), "ssh.socket")
+    assert look(host, heard=listening(), using=using).port == Seen((2022,), "ssh.socket")
     moved = look(host, heard=listening(2200))  # the running sshd is on another port than the file says by now
     assert isinstance(moved.port, Seen) and moved.port.value == (2200,)
     both = look(host, heard=listening(6010, 22))
     assert isinstance(both.port, Seen) and both.port.value == (22,)
     others = look(host, heard=listening(80, 25, unit="other.service"))
     assert others.port == Seen((22,), "/usr/sbin/sshd -T")
+
+
+def test_an_sshd_keeps_the_port_it_was_given_though_its_socket_unit_names_another_by_now() -> None:
+    """After `Port 2022` and a daemon-reload systemd has closed its own socket, and opens none before a restart."""
+    given = Looked(UnitState("ssh.socket", "loaded", "active", "running"), listen=("0.0.0.0:2022", "[::]:2022"))
+    for unit in ("ssh.socket", "ssh.service"):
+        assert look(a_host(), heard=listening(22, unit=unit), using=units(socket_unit=given)).port == Seen(
+            (22,), "sshd's listeners"
+        )
 
 
 def test_listeners_are_known_by_the_main_process_where_the_unit_is_not() -> None:

@@ -325,12 +325,13 @@ def _port(
     """The ports on which sshd is expected (contracts.md, expect.port)."""
     if config.expect_port is not None:
         return Seen((config.expect_port,), config.where("expect_port"))
-    if socket and socket.state.active == "active":
-        ports = tuple(dict.fromkeys(port for port in map(sshd_config.port_of, socket.listen) if port))
-        if ports:
-            return Seen(ports, socket.state.name)
+    told = _told(socket)
+    if told and (isinstance(listeners, Unseen) or any(item.port in told.value for item in listeners.value)):
+        return told
     configured = effective.value.ports if isinstance(effective, Seen) else ()
-    own = _own_ports(host, listeners, _names(service), main)
+    own = _own_ports(host, listeners, _names(service, socket), main)
+    if told and not own:
+        return told
     # A root user's forwarded port lives in the same unit where there is no logind: the configured ones go first.
     best = [port for port in configured if port in own] or list(own)
     if best:
@@ -340,10 +341,18 @@ def _port(
     return Seen((22,), "sshd's default")
 
 
+def _told(socket: Optional[Looked]) -> Optional[Seen[tuple[int, ...]]]:
+    """The ports of an active socket unit. Once its file has changed and systemd has read it again, they are those that
+    it will listen on; the sshd that it has started keeps the sockets it was given."""
+    active = socket if socket and socket.state.active == "active" else None
+    ports = tuple(dict.fromkeys(port for port in map(sshd_config.port_of, active.listen) if port)) if active else ()
+    return Seen(ports, active.state.name) if active and ports else None
+
+
 def _own_ports(
     host: Host, listeners: Fact[tuple[Listener, ...]], names: frozenset[str], main: Optional[Process]
 ) -> tuple[int, ...]:
-    """Ports on which sshd's unit, or its main process, listens."""
+    """Ports on which sshd's units, or its main process, listen."""
     found = listeners.value if isinstance(listeners, Seen) else ()
     ports = [item.port for item in found if item.unit and item.unit in names]
     if not ports and main:
