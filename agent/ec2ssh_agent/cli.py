@@ -173,6 +173,10 @@ def _status(arguments: argparse.Namespace) -> int:
     while True:
         host = _host(arguments)
         document, stale = publish.latest(host)
+        if (document.get("report") or {}).get("url"):
+            from .report import spool
+
+            document = {**document, "report": spool.latest(host, document["report"])}
         page = status.render(document, stale=stale, **_page())
         if arguments.watch and sys.stdout.isatty():
             sys.stdout.write("\x1b[H\x1b[2J")

@@ -16,6 +16,7 @@ import pytest
 from ec2ssh_agent.config import Config
 from ec2ssh_agent.host import Failed, Host
 from ec2ssh_agent.report import spool
+from fake_host import FakeHost
 from status_example import example
 
 CONFIG = Config(report_url="https://user:secret@health.example/in?key=1")
@@ -381,3 +382,20 @@ def test_a_pass_and_a_command_write_at_once(tmp_path: Path) -> None:
     found = spool.entries(Host(str(tmp_path)))
     assert [entry.sequence for entry in found] == list(range(1, 121))
     assert sorted(entry.id for entry in found) == sorted(id for ids in accepted for id in ids)
+
+
+def test_status_has_the_queue_of_now_for_who_may_look(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    Path(host.path(spool.REPORTER)).mkdir(parents=True)
+    config = CONFIG._replace(report_url="https://user:secret@health.example/in?key=secret")
+    seen = spool.summary(host, config)
+    assert (seen["url"], seen["waiting"], seen["last"]) == ("https://health.example/in", 0, "none yet")
+    spool.enqueue(host, config, document(), None, "change")
+    said = {"answer": "503 Down", "time": "2026-11-28T14:15:00Z"}
+    Path(host.path(f"{spool.REPORTER}/state.json")).write_text(json.dumps(said))
+    assert spool.latest(host, seen) == spool.summary(host, config) != seen
+    assert spool.latest(host, seen)["last"] == "503 Down"
+    assert spool.latest(host, {"url": None}) == {"url": None}
+    denied = FakeHost()
+    denied.denied.add(spool.REPORTER)
+    assert spool.latest(denied, seen) == seen

@@ -261,8 +261,21 @@ def _sweep(host: Host) -> None:
 
 def summary(host: Host, config: Config) -> dict[str, Any]:
     """`report` of the status document: the queue, the last delivery, the endpoint's last answer. Raises HostError."""
-    if not config.report_url:
-        return {"url": None}
+    return _summary(host, shown_url(config.report_url)) if config.report_url else {"url": None}
+
+
+def latest(host: Host, report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`report` of a status document as it is now; as the last pass saw it, for who may not look."""
+    if not report.get("url"):
+        return report
+    try:
+        host.listdir(REPORTER)
+        return _summary(host, str(report["url"]))
+    except HostError:
+        return report
+
+
+def _summary(host: Host, url: str) -> dict[str, Any]:
     said = {entry.id: acknowledgement(host, entry.id) for entry in entries(host)}
     try:
         last = json.loads(host.read(f"{REPORTER}/state.json", cap=_ACK_CAP, follow=False))
@@ -271,7 +284,7 @@ def summary(host: Host, config: Config) -> dict[str, Any]:
     last = last if isinstance(last, dict) else {}
     parked = [ack for ack in said.values() if ack and ack.parked]
     return {
-        "url": shown_url(config.report_url),
+        "url": url,
         "waiting": sum(ack is None for ack in said.values()),
         "parked": len(parked),
         "parked_because": parked[-1].answer if parked else None,
