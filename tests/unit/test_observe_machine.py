@@ -19,9 +19,10 @@ from fake_host import FakeHost
 UNITS = Systemd(Unseen("no"), Unseen("no"), Seen("rescue"), Seen(True))
 
 
-def process(host: FakeHost, pid: int, name: str, arguments: bytes = b"") -> None:
+def process(host: FakeHost, pid: int, name: str, arguments: bytes = b"", *, uid: int = 0) -> None:
     host.put(f"/proc/{pid}/comm", name.encode() + b"\n")
     host.put(f"/proc/{pid}/cmdline", arguments)
+    host.put(f"/proc/{pid}/status", f"Name:\t{name}\nUid:\t1000\t{uid}\t{uid}\t{uid}\n".encode())
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,13 @@ def test_who_is_at_work(name: str, arguments: bytes, works: bool) -> None:
     process(host, 1, "systemd")
     process(host, 42, name, arguments)
     assert instance.busy(host) == Seen((f"{name} (42)",) if works else (), "/proc")
+
+
+def test_what_others_call_their_programs_holds_up_nothing() -> None:
+    host = FakeHost()
+    process(host, 42, "apt", uid=1000)
+    process(host, 43, "python3", b"python3\0AnsiballZ_x\0", uid=65534)
+    assert instance.busy(host) == Seen((), "/proc")
 
 
 def test_a_proc_that_shows_nothing_is_unseen() -> None:

@@ -46,6 +46,7 @@ _AT_WORK = re.compile(
     rb"AnsiballZ_|ansible-tmp|puppet agent: applying|puppet[ \0]+apply|ProcessPayload|salt-call|chef-client|"
     rb"(?:^|/)unattended-upgrade(?:\0|$)|/cloud-init\0|/ufw\0|/firewall-cmd\0|^(?:[^\0]*/)?nft\0"
 )
+_ROOT = re.compile(rb"^Uid:\t\d+\t0\t", re.M)
 _RESTING = re.compile(rb"--daemonize|-i\0\d+|--interval|unattended-upgrade-shutdown|\0monitor(?:\0|$)")
 
 
@@ -116,9 +117,21 @@ def busy(host: Host) -> Fact[tuple[str, ...]]:
     found, any_seen = [], False
     for process in _processes(host):
         any_seen = True
-        if _TOOLS.fullmatch(process.name) or (_ASK.fullmatch(process.name) and _at_work(host, process.pid)):
+        known = _TOOLS.fullmatch(process.name) or (_ASK.fullmatch(process.name) and _at_work(host, process.pid))
+        if known and _of_root(host, process.pid):
             found.append(f"{process.name} ({process.pid})")
     return Seen(tuple(found), "/proc") if any_seen else Unseen("/proc shows no process")
+
+
+def _of_root(host: Host, pid: int) -> bool:
+    """Others change no rules and install nothing; and whoever calls a program `apt` must not hold up repairs.
+
+    The effective user: /proc/PID itself belongs to root where a process is not dumpable. Source: proc_pid_status(5).
+    """
+    try:
+        return bool(_ROOT.search(host.read(f"/proc/{pid}/status")))
+    except HostError:
+        return False  # it has ended meanwhile
 
 
 def _at_work(host: Host, pid: int) -> bool:
