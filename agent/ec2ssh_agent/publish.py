@@ -46,9 +46,13 @@ def publish(host: Host, document: Document) -> tuple[str, ...]:
         (f"{RUN}/metrics.prom", metrics.render(whole).encode(), 0o644),
     ]
     failed = []
-    if host.exists(TEXTFILES):
-        # Removed again when the daemon stops (the unit's ExecStopPost): stale metrics would look like health.
-        outputs.append((f"{TEXTFILES}/ec2ssh-agent.prom", outputs[2][1], 0o644))
+    try:
+        place = host.stat(TEXTFILES, follow=False)
+        if place and place.directory:  # no link: the directory above it is another user's
+            # Removed again when the daemon stops (the unit's ExecStopPost): stale metrics would look like health.
+            outputs.append((f"{TEXTFILES}/ec2ssh-agent.prom", outputs[2][1], 0o644))
+    except HostError as error:
+        failed.append(str(error))
     for path, content, mode in outputs:
         try:
             host.mkdir(RUN, sync=False)

@@ -62,6 +62,17 @@ def test_node_exporter_gets_a_copy_where_it_has_a_directory() -> None:
     assert copy == host.nodes[f"{publish.RUN}/metrics.prom"].content and b"ec2ssh" in copy
 
 
+def test_node_exporters_directory_is_no_link_and_may_be_on_a_disk_that_fails() -> None:
+    host = published()
+    host.directory("/etc/elsewhere")
+    host.link(publish.TEXTFILES, "/etc/elsewhere")
+    assert publish.publish(host, example()) == ()
+    assert not any(path.endswith("ec2ssh-agent.prom") for path in host.nodes)
+    host.denied.add("/var/lib/prometheus")
+    (said,) = publish.publish(host, example())
+    assert publish.TEXTFILES in said
+
+
 def test_an_old_document_is_unknown_and_says_since_when() -> None:
     host = published()
     host.advance(120)
