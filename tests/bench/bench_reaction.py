@@ -2,12 +2,12 @@
 
     tests/bench/bench_reaction.py [--runs 20] [--minutes M] [--settle 0s] [--with agent|monit|systemd] [FAULT…]
 
-Needs root and the Python of tests/run.sh; the faults are those of tests/instance/faults.py, and `killed`. A client in
-its own namespace starts a connection every 20 ms and gives each 100 ms. The time runs from just before the command that
-breaks SSH (of a hung sshd: from the start of the first connection that queues); a fault counts as felt with two failed
-connections in a row. Prints, for each fault, median and worst in ms, and how long that command took itself. Before each
-run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go round the faults; after M minutes no
-other run begins.
+Needs root and the Python of tests/run.sh. The faults are those of tests/instance/faults.py but for sshd's own files,
+and `killed`. A client in its own namespace starts a connection every 20 ms and gives each 100 ms. The time runs from
+just before the command that breaks SSH (of a hung sshd: from the start of the first connection that queues) to the start
+of the first connection after the last that failed. Prints, for each fault, median and worst in ms, and how long that
+command took itself. Before each run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go round
+the faults; after M minutes no other run begins.
 
 `--with monit`: no agent, but Monit as monit.py sets it up. `--with systemd`: neither.
 """
@@ -33,7 +33,7 @@ import monit  # noqa: E402
 
 import faults  # noqa: E402
 from daemon import wait_baseline  # noqa: E402
-from faults import PID, RESTART, Fault  # noqa: E402
+from faults import PID, Fault  # noqa: E402
 from harness import Instance, boot, wait_for  # noqa: E402
 
 CONFIG = """\
@@ -43,20 +43,21 @@ baseline_after = 1s
 max_attempts = 1000
 """
 EVERY, PATIENCE, CALM = 0.02, 0.1, 1.2
-UNDO = "for n in 1 2 3 4 5; do ec2ssh-agent undo >/dev/null 2>&1 || break; done; "
+LOST, BACK = 2, 5  # connections that fail, or succeed in a row, until it counts
+NEVER = float("inf")
+#: Before and after a fault's own `heal`. The agent is not to repair what is half undone.
+HEAL = {
+    "agent": (
+        "ec2ssh-agent pause 1h; for n in 1 2 3 4 5; do ec2ssh-agent undo >/dev/null 2>&1 || break; done; ",
+        "; ec2ssh-agent resume",
+    ),
+    "monit": (f"{monit.UNDO}; ", ""),
+    "systemd": ("", ""),
+}
 IDENTIFICATION = b"SSH-2.0-ec2ssh-agent-bench\r\n"
-NAMES = (
-    "iptables-nft-drop iptables-nft-policy-drop iptables-nft-reject iptables-legacy-drop iptables-legacy-policy-drop "
-    "nft-policy-drop nft-second-base-chain raw-prerouting-drop output-drop hosts-deny-all hosts-allow-deny stopped "
-    "killed hung ufw-without-ssh firewalld-zone-drop"
-).split()
-KILLED = Fault("killed", f"kill -9 {PID}", "refused", "", RESTART)
-
-
-def known() -> dict[str, Fault]:
-    rules = (*faults.xtables(""), *faults.xtables("-legacy"), *faults.OTHER_RULES)
-    every = (*faults.SSHD, KILLED, *faults.WRAPPERS, *rules, *faults.UFW, *faults.FIREWALLD)
-    return {fault.name: fault for fault in every}
+KILLED = Fault("killed", f"kill -9 {PID}", "refused", "", "systemctl reset-failed ssh.service")
+SSHD = (*(fault for fault in faults.SSHD if fault.name in ("stopped", "hung")), KILLED)
+MEASURED = {fault.name: fault for fault in (*faults.RULES, *faults.WRAPPERS, *SSHD, *faults.FIREWALLD)}
 
 
 class Trial:
@@ -66,12 +67,18 @@ class Trial:
         self._made, self._to, self._longest = made, to, longest
         self._open: dict[int, tuple[socket.socket, float]] = {}
         self._poll = select.poll()
-        self.failed: list[float] = []  # when they started
-        self.back = 0.0  # start of the first connection that succeeds after two in a row that failed
+        self.broken = threading.Event()  # to be set once the command that breaks SSH has ended
+        self.good: list[float] = []  # when they started
+        self.failed: list[float] = []
+
+    def back(self) -> float:
+        """Start of the first of the connections since the last that failed; infinite while these are too few."""
+        since = [started for started in self.good if started > max(self.failed, default=NEVER)]
+        return min(since) if len(self.failed) >= LOST and len(since) >= BACK else NEVER
 
     def run(self) -> None:
         began = at = time.time()
-        while not self.back and at - began < self._longest:
+        while at - began < self._longest and not (self.broken.is_set() and self.back() < NEVER):
             self._begin(at)
             at += EVERY
             while (left := at - time.time()) > 0:
@@ -97,10 +104,7 @@ class Trial:
         except OSError:
             good = False
         self._end(descriptor)
-        if not good:
-            self.failed.append(started)
-        elif sum(failed < started for failed in self.failed) >= 2:
-            self.back = self.back or started
+        (self.good if good else self.failed).append(started)
 
     def _give_up(self) -> None:
         for descriptor, (_, started) in tuple(self._open.items()):
@@ -120,28 +124,30 @@ class Bench:
     def __init__(self, made: Instance, who: str) -> None:
         self.made, self.who = made, who
         self.took = 0.0  # seconds of the last command that broke something
+        self._healed = time.time()
 
     def once(self, fault: Fault) -> float:
         """Seconds; infinite when it did not come back."""
         self._quiet()
-        trial = Trial(self.made, fault.to, 30.0 if self.who == "agent" else 12.0)
+        trial = Trial(self.made, fault.to, 30.0 if self.who == "agent" else 6.0)
         thread = threading.Thread(target=trial.run)
         thread.start()
         told = self.made.run(f"date +%s.%N; {{ {fault.breaks}; }} >/dev/null 2>&1; date +%s.%N").out
+        trial.broken.set()
         thread.join()
-        self._heal(fault, back=bool(trial.back))
+        self._heal(fault, back=trial.back() < NEVER)
         begin, broken = map(float, told.split())
         self.took = broken - begin
         if fault.name == "hung" and trial.failed:
             begin = min(trial.failed)
-        return trial.back - begin if trial.back else float("inf")
+        return trial.back() - begin
 
     def _heal(self, fault: Fault, *, back: bool) -> None:
-        undo = {"agent": UNDO, "monit": f"{monit.UNDO}; ", "systemd": ""}[self.who]
-        resume = "; ec2ssh-agent resume" if self.who == "agent" else ""
         heal = fault.heal if back or fault.name != "hung" else f"kill -CONT {PID}"
-        self.made.run(f"{undo}{heal}{resume}", check=False)
+        before, after = HEAL[self.who]
+        self.made.run(f"{before}{heal}{after}", check=False)
         self.made.client.wait_ssh(40, to=fault.to)
+        self._healed = time.time()
 
     def _quiet(self) -> None:
         """Until all is well and nothing happens any more."""
@@ -151,7 +157,7 @@ class Bench:
         # From outside: a command in the instance would disturb what is measured.
         path = Path(f"/proc/{self.made._init}/root/run/ec2ssh-agent/status.json")
         wait_for("health", lambda: json.loads(path.read_text())["health"] == "ok", 90, every=0.1)
-        wait_for("no pass", lambda: time.time() - path.stat().st_mtime > CALM, 60)
+        wait_for("no pass", lambda: time.time() - max(path.stat().st_mtime, self._healed) > CALM, 60)
 
 
 def _more_connections(root: Path) -> None:
@@ -194,13 +200,13 @@ def measure(who: str, chosen: Sequence[Fault], *, runs: int, settle: str, end: f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"default: {' '.join(NAMES)}")
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"default: {' '.join(MEASURED)}")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--settle", default="0s")
     parser.add_argument("--with", default="agent", choices=("agent", "monit", "systemd"), dest="who")
     arguments = parser.parse_args()
-    wanted = [known()[name] for name in arguments.faults or NAMES]
+    wanted = [MEASURED[name] for name in arguments.faults or MEASURED]
     end = time.time() + arguments.minutes * 60
     print(f"with {arguments.who}, settle {arguments.settle}\n", flush=True)
     print("| fault | median, ms | worst, ms | the command, ms | runs |\n| --- | --- | --- | --- | --- |", flush=True)
