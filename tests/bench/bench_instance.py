@@ -170,10 +170,11 @@ def flood(seconds: float) -> None:
         trial = Trial(made, SERVER4)
         client = _start(trial.run)
         broken = made.run("date +%s.%N; iptables -A INPUT -p tcp --dport 22 -j DROP").out
+        trial.broken.set()
         client.join()
         changing.join()
         share = (agent.cpu - cpu) / seconds
-        back = (trial.back or float("inf")) - float(broken.split()[0])
+        back = trial.back() - float(broken.split()[0])
         after = agent.memory("VmRSS")
         print(f"{float(told[0]):.0f} changes a second for {seconds:.0f} s: {share:.2%} of one core; {before} before, "
               f"{after} after; a fault in the middle: SSH back after {back:.2f} s", flush=True)  # fmt: skip

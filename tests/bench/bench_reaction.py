@@ -4,10 +4,10 @@
 
 Needs root and the Python of tests/run.sh. The faults are those of tests/instance/faults.py but for sshd's own files,
 and `killed`. A client in its own namespace starts a connection every 20 ms and gives each 100 ms. The time runs from
-just before the command that breaks SSH (of a hung sshd: from the start of the first connection that queues) to the start
-of the first connection after the last that failed. Prints, for each fault, median and worst in ms, and how long that
-command took itself. Before each run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go round
-the faults; after M minutes no other run begins.
+just before the command that breaks SSH (of a hung sshd: from the start of the first connection that queues) to the
+start of the first connection after the last that failed. Prints, for each fault, median and worst in ms, and how long
+that command took itself. Before each run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go
+round the faults; after M minutes no other run begins.
 
 `--with monit`: no agent, but Monit as monit.py sets it up. `--with systemd`: neither.
 """
