@@ -79,6 +79,34 @@ SSHD = (
     ),
 )
 
+# -- sshd started by a socket: what stops ssh.service alone keeps nobody out
+
+STOP_SOCKET = "systemctl stop ssh.socket ssh.service"
+START_SOCKET = "systemctl reset-failed ssh.socket ssh.service; systemctl start ssh.socket"
+# sshd does not start for the first client, and systemd gives the socket up.
+_COME = (
+    "systemctl start ssh.socket; for n in $(seq 100); do ! systemctl -q is-failed ssh.socket || break;"
+    " bash -c ': < /dev/tcp/127.0.0.1/22' 2>/dev/null; sleep 0.1; done"
+)
+
+
+def _by_socket(name: str, change: str, finding: str) -> Fault:
+    back = f"{STOP_SOCKET}; rm -rf /etc/ssh; mv /etc/ssh.kept /etc/ssh; {START_SOCKET}"
+    return Fault(name, f"{_KEEP} {STOP_SOCKET}; {change}; {_COME}", "refused", finding, back)
+
+
+BY_SOCKET = (
+    Fault("stopped", STOP_SOCKET, "refused", "sshd-not-running", START_SOCKET),
+    _by_socket("configuration-error", "echo 'Bogus yes' >> /etc/ssh/sshd_config", "sshd-config-invalid"),
+    _by_socket(
+        "configuration-error-in-a-drop-in",
+        "echo 'PermitRootLogin perhaps' > /etc/ssh/sshd_config.d/90-new.conf",
+        "sshd-config-invalid",
+    ),
+    _by_socket("host-keys-gone", "rm /etc/ssh/ssh_host_*", "host-keys-missing"),
+    _by_socket("key-modes", "chmod 0666 /etc/ssh/ssh_host_*_key", "host-key-modes"),
+)
+
 
 def xtables(suffix: str) -> tuple[Fault, ...]:
     """The same through iptables-nft (suffix "") and iptables-legacy (suffix "-legacy")."""

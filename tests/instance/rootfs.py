@@ -28,6 +28,8 @@ PACKAGES = (
     "python3 python3-psutil python3-systemd python3-requests python3-jeepney python3-iptables sudo e2fsprogs"
 ).split()
 
+UBUNTU = ("noble",)
+
 # What an instance's own packages would do by themselves and a test must not meet: firewalld is enabled by its package.
 CUSTOMISE = """set -e
 systemctl --root="$1" -q disable firewalld.service
@@ -112,8 +114,19 @@ def _locked(name: str) -> Iterator[None]:
         yield
 
 
+def _ubuntu() -> list[str]:
+    """What mmdebstrap needs for a release of Ubuntu: its keys, which Debian's archive vouches for, and `universe`."""
+    keys = CACHE / "ubuntu-keyring"
+    if not keys.is_dir():
+        new = keys.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        execute(["mmdebstrap", "--quiet", "--variant=extract", "--include=ubuntu-keyring", "trixie", new])
+        new.rename(keys)
+    return [f"--keyring={keys}/usr/share/keyrings/ubuntu-archive-keyring.gpg", "--components=main,universe"]
+
+
 def rootfs(suite: str = "bookworm", extra: Sequence[str] = ()) -> Path:
-    """A root file system of a Debian release with what PACKAGES and `extra` name; made once, then only read."""
+    """A root file system of a release with what PACKAGES and `extra` name; made once, then only read."""
     packages = sorted({*PACKAGES, *extra})
     digest = hashlib.sha256("\n".join([suite, *packages, CUSTOMISE]).encode()).hexdigest()[:12]
     made = CACHE / f"rootfs-{suite}-{digest}"
@@ -121,8 +134,9 @@ def rootfs(suite: str = "bookworm", extra: Sequence[str] = ()) -> Path:
         if not made.is_dir():
             new = made.with_suffix(".new")
             shutil.rmtree(new, ignore_errors=True)
-            argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", suite, new]
-            execute(argv, deadline=1200)
+            argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
+            argv += _ubuntu() if suite in UBUNTU else []
+            execute([*argv, suite, new], deadline=1200)
             execute(["sh", "-c", CUSTOMISE, "sh", new])
             new.rename(made)
     return made

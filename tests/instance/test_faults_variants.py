@@ -76,33 +76,7 @@ def ipv6_only() -> Iterator[Instance]:
         yield made
 
 
-_STOP = "systemctl stop ssh.socket ssh.service"
-_START = "systemctl reset-failed ssh.socket ssh.service; systemctl start ssh.socket"
-# sshd does not start for the first client, and systemd gives the socket up.
-_COME = (
-    "systemctl start ssh.socket; for n in $(seq 100); do ! systemctl -q is-failed ssh.socket || break;"
-    " bash -c ': < /dev/tcp/127.0.0.1/22' 2>/dev/null; sleep 0.1; done"
-)
-BY_SOCKET = (
-    Fault("stopped", _STOP, "refused", "sshd-not-running", _START),
-    Fault(
-        "configuration-error",
-        f"cp -a /etc/ssh /etc/ssh.kept; {_STOP}; echo 'Bogus yes' >> /etc/ssh/sshd_config; {_COME}",
-        "refused",
-        "sshd-config-invalid",
-        f"{_STOP}; rm -rf /etc/ssh; mv /etc/ssh.kept /etc/ssh; {_START}",
-    ),
-    Fault(
-        "host-keys-gone",
-        f"cp -a /etc/ssh /etc/ssh.kept; {_STOP}; rm /etc/ssh/ssh_host_*; {_COME}",
-        "refused",
-        "host-keys-missing",
-        f"{_STOP}; rm -rf /etc/ssh; mv /etc/ssh.kept /etc/ssh; {_START}",
-    ),
-)
-
-
-@each((*BY_SOCKET, *faults.WRAPPERS, *faults.RULES))
+@each((*faults.BY_SOCKET, *faults.WRAPPERS, *faults.RULES))
 def test_started_by_a_socket(by_socket: Instance, fault: Fault) -> None:
     mended(by_socket, fault, first=False)
 
