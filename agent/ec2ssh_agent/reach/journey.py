@@ -142,8 +142,11 @@ class Journey:
         if again:
             flows = merged(_parts(flows) + _parts(self._in(packets.SYN_AGAIN, again)))
         remembered = []
+        alike: dict[State, bool] = {}
         for each in lost:
-            if _forgotten(_fresh(each.state, inside=False))._replace(ports=State().ports) in known:
+            if each.state not in alike:
+                alike[each.state] = _forgotten(_fresh(each.state, inside=False))._replace(ports=State().ports) in known
+            if alike[each.state]:
                 self.notes.end(Outcome.TIMEOUT, each.key, each.ranges)
             else:
                 remembered.append(each)
