@@ -269,11 +269,18 @@ class Host:
     def lock(self, path: str, *, wait: float = 0.0, mode: int = 0o600) -> Iterator[None]:
         """Holds flock(2) on `path`, made where missing; it stays. Children that `run` starts do not inherit it.
 
+        One that is there is held on a file system that has become read-only, too.
+
         Raises Locked, naming the holder, when it is not free within `wait` seconds; Denied, NotFound (no directory).
         """
         with _errors(path):
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self.path(path), flags, mode)
+            flags = os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                descriptor = os.open(self.path(path), os.O_RDWR | os.O_CREAT | flags, mode)
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
+                descriptor = os.open(self.path(path), os.O_RDONLY | flags)
         try:
             end = self.monotonic() + wait
             while True:

@@ -271,6 +271,27 @@ def test_a_full_disk_keeps_no_report_from_going_out(tmp_path: Path, capsys: pyte
         assert [r["id"] for r in reports(server) if r["kind"] == "change"] == ids * 2
 
 
+def test_a_disk_that_became_read_only_keeps_no_report_from_going_out(tmp_path: Path) -> None:
+    """With what could not be removed lying there. In a mount namespace of its own, as root."""
+    host = host_in(tmp_path, Host)
+    publish(host, {**example(), "valid_until": "2099-01-01T00:00:00Z"})
+    with serving() as server:
+        command, environment = _program(tmp_path, server)
+        ran = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+        assert ran.returncode == 0 and len(server.got) == 1
+        left = Path(host.path(spool.REPORTER))
+        (left / "0b8a4a3e-3c1c-4a1e-9b59-0b6d5f6f9d11").write_bytes(b"{}")
+        (left / "state.json").unlink()
+        id = spool.enqueue(host, config_for(server), example(), None, "change")
+        script = 'mount --bind "$0" "$0"; mount -o remount,bind,ro "$0"; exec "$@"'
+        ran = subprocess.run(["unshare", "-m", "sh", "-ec", script, str(left), *command],
+                             env=environment, capture_output=True, timeout=60)  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stderr.count(b"Read-only file system") >= 3 and b"Traceback" not in ran.stderr
+    assert [report["kind"] for report in reports(server)] == ["heartbeat", "change", "heartbeat"]
+    assert reports(server)[1]["id"] == id
+
+
 def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
     host = host_in(tmp_path)
     left = Path(host.path(spool.REPORTER))

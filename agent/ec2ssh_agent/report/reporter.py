@@ -8,7 +8,8 @@ Reports go out in their order, at least once, each with its id as idempotency ke
 status.json: it is never older than the moment in which it is sent, and needs no room in the spool. One that fails is
 not tried again: the next slot brings a newer one, and an endpoint that comes back meets no storm of them.
 
-A full disk stops nothing: what cannot be written down is remembered for the run, and sent again by the next.
+A full or read-only disk stops nothing: what cannot be written down is remembered for the run, and sent again by the
+next.
 """
 
 from __future__ import annotations
@@ -286,7 +287,10 @@ def _prune(host: Host) -> None:
     there = {entry.id for entry in spool.entries(host)}
     for name in host.listdir(spool.REPORTER):
         if ".ec2ssh-agent." in name or (spool.UUID.fullmatch(name) and name not in there):
-            host.remove(f"{spool.REPORTER}/{name}")
+            try:
+                host.remove(f"{spool.REPORTER}/{name}")
+            except HostError as error:
+                print(f"ec2ssh-agent-reporter: not removed: {error}", file=sys.stderr)
 
 
 def _unpark(host: Host) -> None:
