@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 import faults
 from daemon import findings, set_mode, status, wait_daemon
+from ec2ssh_agent import user_data
+from ec2ssh_agent.config import Config
 from faults import START_SOCKET, STOP_SOCKET, Fault
 from harness import SERVER4, Instance, boot, wait_for
 from story import CONFIG, mended, no_traceback
@@ -167,6 +170,36 @@ def test_what_a_boot_generates_from_a_changed_configuration_is_taken_back() -> N
         wait_for("health", lambda: made.agent("status").code == 0, 30)
         assert [repair["finding"] for repair in status(made)["repairs"]] == ["sshd-not-listening-outside"]
         assert "ListenAddress 127" not in made.read("/etc/ssh/sshd_config")
+
+
+def test_a_broken_configuration_comes_back_on_its_own_port() -> None:
+    """The generator makes nothing of it, and the socket would be opened on port 22."""
+
+    def prepare(root: Path) -> None:
+        (root / "etc/ssh/sshd_config.d/20-port.conf").write_text("Port 2222\n")
+
+    with boot("noble", config=CONFIG, prepare=prepare) as made:
+        made.client.port = 2222
+        wait_daemon(made)
+        assert made.client.ssh().ok and status(made)["ssh"]["port"] == 2222
+        wait_for("a baseline", lambda: len(status(made)["baseline"]) == 2, 60)
+        made.run(f"{STOP_SOCKET}; echo 'Bogus yes' >> /etc/ssh/sshd_config; {_RELOAD}; systemctl start ssh.socket")
+        assert made.client.symptom() == "refused"
+        set_mode(made, "repair")
+        made.client.wait_ssh(60)
+        wait_for("health", lambda: made.agent("status").code == 0, 30)
+        assert status(made)["ssh"]["port"] == 2222
+
+
+@pytest.mark.parametrize("breaks", [STOP_SOCKET, "systemctl -q disable --now ssh.socket", UBUNTU[2].breaks])
+def test_the_user_datas_script_starts_it(breaks: str) -> None:
+    with boot("noble", agent=False) as made:
+        made.write("/root/user-data.sh", user_data.script(Config()), 0o755)
+        made.run(f"{breaks}; systemctl stop ssh.service")
+        assert made.client.symptom() == "refused"
+        for _ in range(2):
+            made.run("/root/user-data.sh")
+            made.client.wait_ssh(30)
 
 
 @each((*faults.BY_SOCKET, *UBUNTU, *SERVICE, *faults.WRAPPERS))
