@@ -6,12 +6,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from daemon import findings, main_pid, status, wait_baseline
-from harness import Instance, boot, execute, limited, wait_for
+from harness import Instance, boot, limited, wait_for
+from misfortune import CLOCK, DISK, preload
 
 CONFIG = """\
 [repair]
@@ -22,19 +22,11 @@ max_attempts = 20
 STATE = "/var/lib/ec2ssh-agent"
 BREAK = "iptables -A INPUT -p tcp --dport 22 -j DROP"
 HEAL = "iptables -D INPUT -p tcp --dport 22 -j DROP"
-PRELOAD = "[Service]\nEnvironment=LD_PRELOAD=/usr/lib/misfortune.so\n"
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Instance]:
-    def prepare(root: Path) -> None:
-        source, library = Path(__file__).with_name("misfortune.c"), root / "usr/lib/misfortune.so"
-        execute(["gcc", "-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"])
-        drop_in = root / "etc/systemd/system/ec2ssh-agent.service.d/preload.conf"
-        drop_in.parent.mkdir(parents=True)
-        drop_in.write_text(PRELOAD)
-
-    with boot(config=CONFIG, prepare=prepare) as instance:
+    with boot(config=CONFIG, prepare=preload) as instance:
         wait_baseline(instance)
         # The tables that iptables makes by being used are there from now on.
         instance.run(f"{BREAK}; {HEAL}")
@@ -59,7 +51,12 @@ def endured(made: Instance) -> Iterator[None]:
     wait_for("the withdrawal", lambda: "ec2ssh-agent" not in made.run("iptables-save").out, 60)
     lines = [line for line in Instance.diff(before, made.snapshot()) if not re.match(r"\d{4}: ", line)]
     assert not lines, "\n".join(lines)
-    assert made.run(f"ls {STATE}/open").out == ""
+    assert records(made) == ""
+
+
+def records(made: Instance) -> str:
+    """Of changes that are under way. The directory is made by the first."""
+    return made.run(f"ls {STATE}/open", check=False).out
 
 
 def untouched(made: Instance) -> None:
@@ -70,12 +67,12 @@ def untouched(made: Instance) -> None:
 def test_the_disk_fails(made: Instance, what: str) -> None:
     """EIO from everything below the state directory, or from fsync(2) alone. No record, no repair."""
     with endured(made):
-        made.run(f"echo {what} > /run/misfortune.disk")
+        made.run(f"echo {what} > {DISK}")
         made.run(BREAK)
         wait_for("the finding", lambda: "firewall-drop" in findings(made), 30)
         untouched(made)
         assert "Input/output error" in str(status(made))
-        made.run("rm /run/misfortune.disk")
+        made.run(f"rm {DISK}")
 
 
 def test_no_inodes(made: Instance) -> None:
@@ -157,12 +154,12 @@ def test_the_tool_that_changes_rules_hangs_and_the_agent_is_paused_meanwhile(mad
     with endured(made):
         hang(made, "iptables iptables-nft")
         made.run("/usr/sbin/" + BREAK)
-        wait_for("the record", lambda: made.run(f"ls {STATE}/open").out != "", 30)
+        wait_for("the record", lambda: records(made) != "", 30)
         made.agent("pause", "1h", check=True)
         wait_for("what is wrong", lambda: "not yet taken back" in str(status(made)), 60)
         made.run("rm /usr/local/sbin/*")
         look(made)
-        wait_for("what was left is taken back", lambda: made.run(f"ls {STATE}/open").out == "", 60)
+        wait_for("what was left is taken back", lambda: records(made) == "", 60)
         wait_for("the pause", lambda: "repairs are paused" in str(status(made)), 30)
         untouched(made)
         assert made.client.symptom(timeout=1.5) == "timeout"
@@ -174,9 +171,9 @@ def test_the_clock_jumps_by_a_year(made: Instance, jump: int) -> None:
     """Attempts, settling and the baseline go by another clock; the fault is met at the wrong time, and again after."""
     year = int(made.run("date +%Y").out)
     with endured(made):
-        made.run(f"echo {jump * 86400} > /run/misfortune.clock")
+        made.run(f"echo {jump * 86400} > {CLOCK}")
         wait_for("a pass at the new time", lambda: status(made)["updated"][:4] != str(year), 30)
         made.run(BREAK)
         made.client.wait_ssh(60)
-        made.run("rm /run/misfortune.clock")
+        made.run(f"rm {CLOCK}")
         wait_for("a pass at the old time", lambda: status(made)["updated"][:4] == str(year), 30)

@@ -1,19 +1,18 @@
 """Each wake-up source of the daemon in a whole instance: what it watches is broken, and a pass follows, with the timer,
 the probe (but where it is the probe that tells) and the pulse (but where it is the pulse that looks) set to hours.
-
-A clock that is set is the one source that is not here, but in tests/kernel/test_supervise_loop.py: an instance has the
-machine's clock.
 """
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from daemon import findings, status, wait_baseline
+import misfortune
+from daemon import findings, main_pid, status, wait_baseline
 from harness import Instance, boot, wait_for
 
 SOON = 15.0  # seconds: far below every timer, far above what a loaded machine needs
@@ -61,6 +60,22 @@ def probing(asleep: Instance) -> Iterator[Instance]:
         yield made
 
 
+@pytest.fixture
+def lied_to(asleep: Instance) -> Iterator[Instance]:
+    """It looks once a second; the wall clock is what misfortune.CLOCK says."""
+    misfortune.preload(asleep.root)
+    with watching(asleep, "pulse = 1s") as made:
+        restart(made)
+        yield made
+        made.run(f"rm {misfortune.DROP_IN}")
+        restart(made)
+
+
+def restart(made: Instance) -> None:
+    made.run("systemctl daemon-reload; systemctl restart ec2ssh-agent.service")
+    wait_for("its first pass", lambda: str(status(made)["agent"]["pid"]) == main_pid(made), SOON)
+
+
 def published(made: Instance) -> str:
     """Another text after each pass: the status file is replaced by it."""
     return made.run("stat -c '%i %y' /run/ec2ssh-agent/status.json").out
@@ -100,6 +115,8 @@ def wakes(made: Instance, change: str, *, finding: str = "") -> None:
                      "iptables-nft -F; ip6tables-nft -F", id="iptables-nft"),
         pytest.param("iptables-legacy -w -I INPUT -p tcp --dport 22 -j DROP", "firewall-drop",
                      "iptables-legacy -w -F", id="iptables-legacy"),
+        pytest.param("ip6tables-legacy -w -I INPUT -p tcp --dport 22 -j DROP", "firewall-drop",
+                     "ip6tables-legacy -w -F", id="ip6tables-legacy"),
         pytest.param("echo 'ALL: ALL' >> /etc/hosts.deny", "wrappers-deny",
                      "sed -i /ALL/d /etc/hosts.deny", id="hosts.deny"),
         pytest.param("echo 'ALL: ALL: deny' >> /etc/hosts.allow", "wrappers-deny",
@@ -111,9 +128,20 @@ def wakes(made: Instance, change: str, *, finding: str = "") -> None:
         pytest.param("systemctl stop ssh.service", "sshd-not-running", RESTART, id="stopped"),
         pytest.param("ip addr add 10.0.5.99/24 dev eth0", "", "ip addr del 10.0.5.99/24 dev eth0", id="address"),
         pytest.param("ip route add 10.55.0.0/16 via 10.0.5.1", "", "ip route del 10.55.0.0/16", id="route"),
+        pytest.param("ip addr add 2001:db8:5::99/64 dev eth0 nodad", "", "ip addr del 2001:db8:5::99/64 dev eth0",
+                     id="address6"),
+        pytest.param("ip route add 2001:db8:55::/48 via 2001:db8:5::1", "", "ip route del 2001:db8:55::/48",
+                     id="route6"),
+        pytest.param("ip rule add to 10.55.0.0/16 table main", "", "ip rule del to 10.55.0.0/16 table main",
+                     id="rule"),
+        pytest.param("ip link set eth0 allmulticast on", "", "ip link set eth0 allmulticast off", id="link"),
+        pytest.param("touch /etc/nologin", "nologin", "rm /etc/nologin", id="nologin-in-etc"),
+        pytest.param("mv /run/sshd /run/away", "", "mv /run/away /run/sshd", id="privilege-separation"),
         pytest.param("touch /run/nologin", "nologin", "rm /run/nologin", id="nologin"),
         pytest.param("echo '[repair]' > /etc/ec2ssh-agent/agent.conf.d/70-more.conf", "",
                      "rm /etc/ec2ssh-agent/agent.conf.d/70-more.conf", id="configuration"),
+        pytest.param("echo '# more' >> /etc/ec2ssh-agent/agent.conf", "",
+                     "sed -i '$d' /etc/ec2ssh-agent/agent.conf", id="agent.conf"),
         pytest.param("touch /etc/ufw/user.rules", "", "touch /etc/ufw/user6.rules", id="ufw"),
         pytest.param("touch /etc/firewalld/firewalld.conf", "", "touch /etc/firewalld/zones/x.xml",
                      id="firewalld"),
@@ -124,10 +152,12 @@ def wakes(made: Instance, change: str, *, finding: str = "") -> None:
 def test_an_event_wakes_it(asleep: Instance, breaks: str, finding: str, heals: str) -> None:
     if finding:
         wakes(asleep, breaks, finding=finding)
-    else:
-        before = quiet(asleep)
-        asleep.run(breaks)
-        wait_for(f"a pass after {breaks!r}", lambda: published(asleep) != before, SOON)
+        asleep.run(heals)
+        wait_for("health", lambda: status(asleep)["health"] == "ok", SOON)
+        return
+    before = quiet(asleep)
+    asleep.run(breaks)
+    wait_for(f"a pass after {breaks!r}", lambda: published(asleep) != before, SOON)
     wakes(asleep, heals)
 
 
@@ -136,6 +166,24 @@ def test_an_include_that_lies_elsewhere(asleep: Instance) -> None:
     wakes(asleep, "echo 'Include /opt/ssh/*.conf' > /etc/ssh/sshd_config.d/y.conf")
     wakes(asleep, "echo Bogus > /opt/ssh/a.conf", finding="sshd-config-invalid")
     wakes(asleep, "rm /opt/ssh/a.conf /etc/ssh/sshd_config.d/y.conf")
+
+
+def test_a_host_key_that_lies_elsewhere(asleep: Instance) -> None:
+    asleep.run("mkdir /opt/keys; ssh-keygen -q -t ed25519 -N '' -f /opt/keys/key")
+    wakes(asleep, "echo 'HostKey /opt/keys/key' > /etc/ssh/sshd_config.d/z.conf")
+    wakes(asleep, "chmod 0644 /opt/keys/key", finding="host-key-modes")
+    wakes(asleep, "rm -r /opt/keys /etc/ssh/sshd_config.d/z.conf")
+
+
+def test_an_sshd_of_no_unit_that_is_killed(asleep: Instance) -> None:
+    """Only its process tells: systemd has nothing to do with it."""
+    asleep.run("systemctl stop ssh.service; mkdir -p /run/sshd; /usr/sbin/sshd")
+    wait_for("its pid file", lambda: asleep.run("cat /run/sshd.pid", check=False).out != "", SOON)
+    asleep.run("systemctl kill -s USR1 --kill-whom=main ec2ssh-agent.service")
+    pid = asleep.read("/run/sshd.pid").strip()
+    wait_for("sshd", lambda: str(status(asleep)["ssh"]["pid"]) == pid, SOON)
+    wakes(asleep, f"kill -9 {pid}", finding="sshd-not-running")
+    wakes(asleep, RESTART)
 
 
 def test_a_killed_sshd_is_known_again(asleep: Instance) -> None:
@@ -153,6 +201,27 @@ def test_a_socket_unit_that_starts_and_stops(asleep: Instance) -> None:
 def test_a_reload_and_a_request(asleep: Instance) -> None:
     wakes(asleep, "systemctl reload ec2ssh-agent.service")
     wakes(asleep, "kill -USR1 $(systemctl show -P MainPID ec2ssh-agent.service)")
+    wakes(asleep, "ec2ssh-agent resume")
+
+
+def test_the_timer(asleep: Instance) -> None:
+    with watching(asleep, "interval = 6s") as made:
+        before = quiet(made)
+        wait_for("a pass", lambda: published(made) != before, SOON)
+
+
+@pytest.mark.parametrize("jump", [3, 86400, -86400])
+def test_a_clock_that_is_set(lied_to: Instance, jump: int) -> None:
+    """What was said is out of date at the new time, so it is said again, and `status` there believes it."""
+    wakes(lied_to, f"echo {jump} > {misfortune.CLOCK}")
+    assert abs(updated(lied_to) - time.time() - jump) < 60
+    assert lied_to.run(f"LD_PRELOAD={misfortune.LIBRARY} ec2ssh-agent status", check=False).code == 0
+    wakes(lied_to, f"rm {misfortune.CLOCK}")
+    assert abs(updated(lied_to) - time.time()) < 60
+
+
+def updated(made: Instance) -> int:
+    return calendar.timegm(time.strptime(status(made)["updated"], "%Y-%m-%dT%H:%M:%SZ"))
 
 
 def test_a_hung_sshd_is_noticed_by_its_accept_queue(pulsing: Instance) -> None:
@@ -196,14 +265,11 @@ iptc.Chain(table, "INPUT").{0}'"""
 
 
 def test_a_killed_supervisor_takes_up_where_it_was(asleep: Instance) -> None:
-    def main_pid() -> str:
-        return asleep.run("systemctl show -P MainPID ec2ssh-agent.service").out.strip()
-
     quiet(asleep)
-    known, before = status(asleep)["baseline"], main_pid()
+    known, before = status(asleep)["baseline"], main_pid(asleep)
     asleep.run(f"kill -9 {before}")
-    wait_for("another supervisor", lambda: main_pid() not in (before, "0"), 30)
-    wait_for("its first pass", lambda: str(status(asleep)["agent"]["pid"]) == main_pid(), SOON)
+    wait_for("another supervisor", lambda: main_pid(asleep) not in (before, "0"), 30)
+    wait_for("its first pass", lambda: str(status(asleep)["agent"]["pid"]) == main_pid(asleep), SOON)
     assert status(asleep)["baseline"] == known != []
     wakes(asleep, "iptables -A INPUT -p tcp --dport 22 -j DROP", finding="firewall-drop")
     wakes(asleep, "iptables -F")
