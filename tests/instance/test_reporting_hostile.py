@@ -159,7 +159,7 @@ def undisturbed(world: World, name: str) -> None:
             repaired(made)
             healed(made)
         wait_for("a report that waits", lambda: bool(waiting(made)), 30)
-        took, most = met(world, server), 2 * world.undisturbed + 1.0
+        took, most = met(world, server), 2 * world.undisturbed + 2.0
         # Once more: a machine that is busy for a moment is no endpoint's doing.
         took = took if took <= most else met(world, server)
         largest = max((memory(made, reporter, "VmHWM") for reporter in reporters(made)), default=0)
@@ -210,7 +210,7 @@ def unharmed(world: World) -> None:
     made = world.made
     assert made.run(f"systemctl show -P NRestarts {world.unit}").out.strip() == "0"
     assert made.run("test -e /run/ec2ssh-agent/trouble", check=False).code == 1
-    journal = made.journal("-u", "ec2ssh-agent*")
+    journal = made.journal("-u", "ec2ssh-agent*", "-u", world.unit)
     assert not re.search(r"Traceback|the pass (was|took|ended|wrote)|not reported", journal), journal[-4000:]
 
 
@@ -220,11 +220,11 @@ def delivered(world: World, server: Server) -> None:
     ids, before = waiting(made), len(server.got)
     assert ids
     server.behaviour, server.tls = reply("202 Accepted"), world.good
-    done = made.agent("report", "--drain")
-    assert done.code == 0, (done.out, done.err)
-    got = [json.loads(request.body) for request in server.got[before:]]
-    assert [report["id"] for report in got if report["id"] in ids] == ids
-    assert not waiting(made)
+    # Once more, where a pass puts one in just as it ends.
+    wait_for("an empty queue", lambda: made.agent("report", "--drain").code == 0 and not waiting(made), 60)
+    # Each once by its key: the run that `--drain` ends may have been about to write down that one had arrived.
+    got = dict.fromkeys(json.loads(request.body)["id"] for request in server.got[before:])
+    assert [id for id in got if id in ids] == ids
     named(made, "202 Accepted")
 
 
