@@ -18,6 +18,7 @@ from ec2ssh_agent.config import Config
 from faults import START_SOCKET, STOP_SOCKET, Fault
 from harness import SERVER4, Instance, boot, wait_for
 from story import CONFIG, mended, no_traceback
+from test_releases import IMPORT_ALL
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,11 @@ def ipv4_only() -> Iterator[Instance]:
     with _running() as made:
         made.run("ip -6 address flush dev eth0")
         yield made
+
+
+def test_every_module_is_this_pythons(plain: Instance) -> None:
+    done = plain.run(["python3", "-I", "-W", "error::SyntaxWarning", "-c", IMPORT_ALL])
+    assert done.out.strip() == "(3, 12)"
 
 
 def _active(made: Instance, unit: str) -> str:

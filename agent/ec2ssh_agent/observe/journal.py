@@ -16,7 +16,9 @@ _ENTRIES = 400
 _SECONDS = 1.0
 _ERROR = 3  # syslog(3)'s LOG_ERR
 #: Of single connections: they say nothing of why sshd does not run.
-_CONNECTION = re.compile(r"kex_|ssh_dispatch|banner exchange|Connection |disconnect|authentication|PAM|user |MaxSt")
+_CONNECTION = re.compile(
+    r"kex_|ssh_dispatch|banner exchange|Connection |disconnect|authentication|(?i:pam)|user |MaxSt"
+)
 
 
 def reasons(host: Host, units: tuple[str, ...]) -> Fact[tuple[str, ...]]:
