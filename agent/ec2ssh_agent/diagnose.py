@@ -453,7 +453,7 @@ def _outside(look: _Look, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Findi
             f"sshd runs, but does not listen where clients come in: {where}",
             (
                 "listening: " + (", ".join(addresses_) or "nowhere"),
-                *("ListenAddress " + a for a in _listen(look)),
+                *_listen(look),
                 *(f"{listen_text(i.family, i.address, i.port)} is held by {i.unit}" for i in intruders(look.sshd)),
             ),
             _SSHD_STEP,
@@ -461,8 +461,11 @@ def _outside(look: _Look, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Findi
 
 
 def _listen(look: _Look) -> tuple[str, ...]:
+    """What it is told: by an active socket unit, else by sshd's configuration."""
+    if look.socket and look.socket.active == "active":
+        return tuple(f"{look.socket.name}: ListenStream {address}" for address in look.socket.listen)
     effective = seen(look.sshd.effective)
-    return effective.listen if effective else ()
+    return tuple(f"ListenAddress {address}" for address in effective.listen) if effective else ()
 
 
 def listen_text(family: Family, address: int, port: int) -> str:

@@ -29,6 +29,7 @@ class UnitState(NamedTuple):
     restart: str = "no"
     job: bool = False  # a job is queued or running
     since: int = 0  # InactiveExitTimestampMonotonic
+    listen: tuple[str, ...] = ()  # of a socket that is not inactive: its ListenStream addresses
 
 
 class Listener(NamedTuple):

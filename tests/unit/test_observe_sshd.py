@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Optional
 
@@ -232,7 +234,7 @@ def test_an_sshd_that_failed_is_always_asked() -> None:
 
 
 def test_the_port_comes_from_configuration_socket_listeners_sshd_in_this_order() -> None:
-    socket_unit = Looked(UnitState("ssh.socket", "loaded", "active"), listen=("[::]:2022", "0.0.0.0:2022", "/run/x"))
+    socket_unit = Looked(UnitState("ssh.socket", "loaded", "active", listen=("[::]:2022", "0.0.0.0:2022", "/run/x")))
     using = units(socket_unit=socket_unit)
     host = a_host()
     assert look(host, config=Config(expect_port=99), using=using).port == Seen((99,), "default")
@@ -248,7 +250,7 @@ def test_the_port_comes_from_configuration_socket_listeners_sshd_in_this_order()
 
 def test_an_sshd_keeps_the_port_it_was_given_though_its_socket_unit_names_another_by_now() -> None:
     """After `Port 2022` and a daemon-reload systemd has closed its own socket, and opens none before a restart."""
-    given = Looked(UnitState("ssh.socket", "loaded", "active", "running"), listen=("0.0.0.0:2022", "[::]:2022"))
+    given = Looked(UnitState("ssh.socket", "loaded", "active", "running", listen=("0.0.0.0:2022", "[::]:2022")))
     for unit in ("ssh.socket", "ssh.service"):
         assert look(a_host(), heard=listening(22, unit=unit), using=units(socket_unit=given)).port == Seen(
             (22,), "sshd's listeners"

@@ -344,9 +344,9 @@ def _port(
 def _told(socket: Optional[Looked]) -> Optional[Seen[tuple[int, ...]]]:
     """The ports of an active socket unit. Once its file has changed and systemd has read it again, they are those that
     it will listen on; the sshd that it has started keeps the sockets it was given."""
-    active = socket if socket and socket.state.active == "active" else None
-    ports = tuple(dict.fromkeys(port for port in map(sshd_config.port_of, active.listen) if port)) if active else ()
-    return Seen(ports, active.state.name) if active and ports else None
+    state = socket.state if socket else UnitState("")
+    ports = tuple(dict.fromkeys(port for port in map(sshd_config.port_of, state.listen) if port))
+    return Seen(ports, state.name) if state.active == "active" and ports else None
 
 
 def _own_ports(

@@ -31,7 +31,6 @@ class Looked(NamedTuple):
     start: tuple[str, ...] = ()  # the argument list of ExecStart, variables not expanded
     environment: tuple[str, ...] = ()
     environment_files: tuple[str, ...] = ()
-    listen: tuple[str, ...] = ()  # of a socket: its ListenStream addresses
     runtime_directories: tuple[str, ...] = ()
 
 
@@ -182,7 +181,7 @@ def _socket(bus: Bus, entry: Sequence[Any]) -> Looked:
     values = _properties(bus, unit, (*_COMMON, *wanted))
     result, group, listen = values[7:]
     streams = tuple(address for kind, address in listen if kind == "Stream")
-    return Looked(_state(values[:7], result), control_group=group, listen=streams)
+    return Looked(_state(values[:7], result)._replace(listen=streams), control_group=group)
 
 
 def _masked(host: Host) -> Optional[Fact[Optional[Looked]]]:
