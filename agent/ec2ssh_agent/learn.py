@@ -84,11 +84,11 @@ def _older_than_start(host: Host, facts: Facts) -> bool:
     if not unit or not unit.since:
         return False
     started = host.now() - (host.monotonic() - unit.since / 1e6)
-    for path, _ in seen(facts.sshd.files) or ():
-        status = host.stat(path)
-        if status is None or status.mtime_ns / 1e9 > started:
-            return False
-    return True
+    try:
+        written = [host.stat(path) for path, _ in seen(facts.sshd.files) or ()]
+    except HostError:
+        return False  # not known
+    return all(status is not None and status.mtime_ns / 1e9 <= started for status in written)
 
 
 def instance(host: Host, facts: Facts) -> dict[str, Any]:

@@ -98,25 +98,31 @@ def load(host: Host, identity: str) -> Memory:
     # An attached volume has booted nowhere.
     boot_id = "" if host.root else host.read(_BOOT_ID).decode("ascii", "replace").strip()
     fresh = Memory(identity, boot_id, booted=host.now() - host.monotonic())
-    notes: tuple[str, ...] = ()
     try:
-        try:
-            content = read(host, PATH)
-        except (NotFound, Untrusted):
-            raise
-        except HostError as error:
-            notes = (f"{error}; what was remembered in this boot is gone by",)
-            content = read(host, COPY)
-        kept = codec.decode(Memory, json.loads(content))
+        kept = _kept(host)
     except NotFound:
-        return fresh._replace(notes=notes)
+        return fresh
     except (HostError, ValueError, RecursionError) as error:
         return fresh._replace(notes=(f"{PATH}: {error}; begun afresh",))
     if kept.identity != identity:
         return fresh._replace(notes=("another instance than before: its baseline and state are forgotten",))
     if kept.boot_id == boot_id or abs(kept.booted - fresh.booted) < _SAME_BOOT:
-        return kept._replace(notes=notes)
+        return kept
     return _after_boot(kept, fresh)
+
+
+def _kept(host: Host) -> Memory:
+    """Raises HostError, ValueError, RecursionError: of the file on the disk, where the copy does not serve either."""
+    try:
+        return codec.decode(Memory, json.loads(read(host, PATH)))
+    except (NotFound, Untrusted):
+        raise
+    except (HostError, ValueError, RecursionError) as error:
+        try:
+            kept = codec.decode(Memory, json.loads(read(host, COPY)))
+        except (HostError, ValueError, RecursionError):
+            raise error from None
+        return kept._replace(notes=(f"{PATH}: {error}; what was remembered in this boot is gone by",))
 
 
 class Untrusted(HostError):

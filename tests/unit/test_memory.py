@@ -88,6 +88,17 @@ def test_a_disk_that_fails_takes_no_memory_with_it_until_the_next_boot() -> None
     assert "Input/output error" in memory.load(host, "i-1").notes[0]
 
 
+def test_garbage_on_the_disk_takes_no_pause_with_it_until_the_next_boot() -> None:
+    host = machine()
+    kept = full(host)
+    memory.save(host, kept)
+    host.put(PATH, b"{garbage", mode=0o600)
+    found = memory.load(host, "i-1")
+    assert found.notes and found._replace(notes=()) == kept and memory.paused(found, clock(host))
+    host.put(COPY, b"garbage, too", mode=0o600)
+    assert "begun afresh" in memory.load(host, "i-1").notes[0]
+
+
 def test_a_full_run_stops_no_saving() -> None:
     host = machine()
     host.denied.add("/run/ec2ssh-agent")
