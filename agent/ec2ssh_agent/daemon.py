@@ -14,20 +14,25 @@ from .diagnose import seen
 from .facts import Facts, Machine
 from .host import Host, HostError, NotFound
 from .model import ConfigError, Finding, Severity, Symptom
+from .observe import PROBE, systemd
 from .passes import Done
+from .plain import say
 from .repair import execute
 from .status import Document
 from .supervise import channel
 from .supervise.schedule import FULL
-from .supervise.watch import Wake, WatchList, default
+from .supervise.watch import RESTARTING, Wake, WatchList, default
 
 _GOOD = f"{publish.STATE}/config.json"
 #: A settling fault is waited for within the pass, if it is not longer than this (seconds).
 _NAP = 2.0
+_HUNG_PROBE = 1.2  # seconds
 
 
 def worker(config_path: str, root: str, wake: Wake) -> WatchList:
     """One pass. `wake` says why; what is returned says what to watch until the next one."""
+    if RESTARTING.issuperset(wake.reasons) and not wake.crashes and systemd.restarting(Host(root)):
+        return WatchList(patient=True)  # a look would only share the cores with sshd's start
     # A full pass asks everything anew: what an answer hangs on may be more than is known here.
     host = Host(root, b"" if FULL & set(wake.reasons) else wake.kept)
     config, trouble = configuration(host, config_path)
@@ -35,7 +40,7 @@ def worker(config_path: str, root: str, wake: Wake) -> WatchList:
         with execute.lock(host, wait=5.0):
             return _pass(host, config, config_path, wake, trouble)
     except execute.Busy as error:
-        print(f"ec2ssh-agent: {error}; looking again", flush=True)
+        say(f"{error}; looking again")
         return default(config_path)._replace(again=1.0, interval=config.watch_interval, status=str(error))
 
 
@@ -81,8 +86,7 @@ def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Opt
     if "reload" in wake.reasons or "config" in wake.reasons:
         remembered = memory.rearm(remembered)
     previous = _previous(host)
-    probe = bool({"start", "timer", "queue", "banner", "request", "verify"} & set(wake.reasons))
-    done = _mend(host, config, remembered, wake, probe=probe)
+    done = _mend(host, config, remembered, wake, probe=_probe(wake))
     if not done.records:
         done = withdraw.idle_openings(host, config, done, busy=channel.busy)
     if done.records:
@@ -98,7 +102,14 @@ def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Opt
     return _watch(config_path, config, done, made, boot=host.monotonic())._replace(kept=host.kept)
 
 
-def _mend(host: Host, config: Config, remembered: memory.Memory, wake: Wake, *, probe: bool) -> Done:
+def _probe(wake: Wake) -> float:
+    """Seconds to wait for sshd's banner. Where its queue did not drain for a second, much of that is waited already."""
+    if wake.hung or "queue" in wake.reasons:
+        return _HUNG_PROBE
+    return PROBE if {"start", "timer", "reload", "banner", "request", "verify"} & set(wake.reasons) else 0.0
+
+
+def _mend(host: Host, config: Config, remembered: memory.Memory, wake: Wake, *, probe: float) -> Done:
     """Looks and repairs; a fault that has to settle for a moment only is waited for, and looked at again."""
     by = tuple(_who(host, pid, program) for pid, program in wake.by)
 
@@ -129,7 +140,8 @@ def _mend(host: Host, config: Config, remembered: memory.Memory, wake: Wake, *, 
     if done.records or done.again is None or done.again > took:
         return done
     host.sleep(done.again)
-    return mend(done.memory, done.look)
+    stale = channel.generation() != (seen(done.look.facts.generation) or 0)
+    return mend(done.memory, passes.look(host, config, done.memory, probe=probe) if stale else done.look)
 
 
 def _who(host: Host, pid: int, program: str) -> str:
@@ -188,19 +200,19 @@ def _tell(host: Host, config: Config, made: Document, previous: Optional[Mapping
 
             command.start(host, config)
     except HostError as error:
-        print(f"ec2ssh-agent: not reported: {error}", flush=True)
+        say(f"not reported: {error}")
     for failure in publish.publish(host, made):
-        print(f"ec2ssh-agent: not published: {failure}", flush=True)
+        say(f"not published: {failure}")
     if previous is None or previous["health"] != made["health"]:
         before = previous["health"] if previous else "unknown"
         text = f"{before} -> {made['health']}: {made['summary']}"
-        print(f"ec2ssh-agent: {text}", flush=True)
+        say(text)
         with contextlib.suppress(HostError):  # a full disk keeps no history
             publish.remember(host, {"time": made["updated"], "kind": "health", "text": text})
     try:
         console.show(host, config, made, previous)
     except HostError as error:
-        print(f"ec2ssh-agent: not shown on the console: {error}", flush=True)
+        say(f"not shown on the console: {error}")
 
 
 def _watch(config_path: str, config: Config, done: Done, made: Document, *, boot: float) -> WatchList:

@@ -379,7 +379,7 @@ def _running(look: _Look, facts: Facts, reach: Reach) -> Iterator[Finding]:
         yield Finding("sshd-hung", Severity.CRITICAL, Symptom.SILENT, text, (), _SSHD_STEP)
     elif banner and _hangs(look, banner.text, facts) and not (banner.ended or banner.refused):
         text = (
-            f"sshd accepts no connections: no banner after {banner.seconds:.0f} s, and its accept queue does not drain"
+            f"sshd accepts no connections: no banner after {banner.seconds:.1f} s, and its accept queue does not drain"
         )
         yield Finding("sshd-hung", Severity.CRITICAL, Symptom.SILENT, text, (), _SSHD_STEP)
     elif banner and "maxstartups" in banner.text.lower():

@@ -30,7 +30,7 @@ NEWGEN, _GETGEN = 0x0A0F, 0x0A10  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_…GEN
 _GEN_ID, _GEN_PID, _GEN_NAME = 1, 2, 3
 
 _BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
-_LISTEN = 1 << 10
+_ESTABLISHED, _CLOSE_WAIT, _LISTEN = 1 << 1, 1 << 8, 1 << 10
 _DIAG_REQUEST = struct.Struct("=BBBxI48x")  # family, protocol, extensions, states, any socket
 # family, state, …, source port, …, source, …, interface, …, accept queue, its limit, uid, inode
 _DIAG_ANSWER = struct.Struct("=BB2x2s2x16s16xI12xIIII")
@@ -160,24 +160,35 @@ def generation(via: socket) -> int:
     raise OSError(errno.ENOMSG, "no generation in the answer")
 
 
+def _sockets(via: socket, states: int) -> Iterator[bytes]:
+    """The TCP sockets of both families in those states, as struct inet_diag_msg and its attributes. Raises OSError."""
+    for family in (AF_INET, AF_INET6):
+        try:
+            for message in ask(via, _BY_FAMILY, _DIAG_REQUEST.pack(family, IPPROTO_TCP, 0, states), dump=True):
+                yield message.body
+        except FileNotFoundError:
+            # No tcp_diag for this family: with IPv6 switched off there is nothing to miss.
+            if family == AF_INET:
+                raise
+
+
 def listening(via: socket, ports: Optional[Sequence[int]] = None) -> list[Listening]:
     """The TCP listeners of both families, on those ports only where given. Raises OSError.
 
     The kernel walks only its table of listeners (0.03 ms beside 20,000 connections).
     """
-    found = []
     wanted = None if ports is None else {port.to_bytes(2, "big") for port in ports}
-    for family in (AF_INET, AF_INET6):
-        request = _DIAG_REQUEST.pack(family, IPPROTO_TCP, 0, _LISTEN)
-        try:
-            for message in ask(via, _BY_FAMILY, request, dump=True):
-                if wanted is None or message.body[4:6] in wanted:
-                    found.append(_listening(message.body))
-        except FileNotFoundError:
-            # No tcp_diag for this family: with IPv6 switched off there is nothing to miss.
-            if family == AF_INET:
-                raise
-    return found
+    return [_listening(body) for body in _sockets(via, _LISTEN) if wanted is None or body[4:6] in wanted]
+
+
+def waiting(via: socket, port: int) -> frozenset[bytes]:
+    """The connections to a local TCP port that nobody has accepted yet. Raises OSError.
+
+    Each as the kernel names it (struct inet_diag_sockid). One that was not accepted belongs to no file: inode 0.
+    """
+    at = port.to_bytes(2, "big")
+    found = (body for body in _sockets(via, _ESTABLISHED | _CLOSE_WAIT) if body[4:6] == at)
+    return frozenset(body[4:52] for body in found if not _DIAG_ANSWER.unpack_from(body)[-1])
 
 
 def _listening(body: bytes) -> Listening:

@@ -20,7 +20,7 @@ from .facts import Facts
 from .host import Host, HostError
 from .memory import Clock, Memory
 from .model import AgentError, Seen, Severity, Unseen
-from .observe import instance, observe, question, rulesets
+from .observe import PROBE, instance, observe, question, rulesets
 from .plain import NamedTuple
 from .reach import AnalysisError, analyse, merged, wrappers
 from .reach.question import Reach
@@ -57,7 +57,7 @@ class Done(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def look(host: Host, config: Config, remembered: Memory, *, probe: bool = True) -> Look:
+def look(host: Host, config: Config, remembered: Memory, *, probe: float = PROBE) -> Look:
     """Observes and diagnoses. Changes nothing."""
     facts = observe(host, config, probe=probe)
     asked = question.ask(facts, config)
@@ -153,7 +153,12 @@ def mend(
             again = _sooner(again, _DISK)
             continue
         counted.add(fault)
-        record, now, advice[fault] = _attempt(host, config, remembered, ladder, rung, actor=actor, busy=busy)
+        # Only its banner tells whether a hung sshd answers again, or hangs still; else a probe that libwrap refuses
+        # would cost seconds.
+        probe = PROBE if "sshd-hung" in (found.id for found in now.assessment.findings) else 0.0
+        record, now, advice[fault] = _attempt(
+            host, config, remembered, ladder, rung, actor=actor, busy=busy, probe=probe
+        )
         made += [record] if record else []
         if execute.pending(host):
             break  # first that is taken back, by the next pass
@@ -170,7 +175,7 @@ def _sooner(one: Optional[float], other: Optional[float]) -> Optional[float]:
 
 
 def _attempt(
-    host: Host, config: Config, remembered: Memory, ladder: Ladder, rung: Rung, *, actor: str, busy: Busy
+    host: Host, config: Config, remembered: Memory, ladder: Ladder, rung: Rung, *, actor: str, busy: Busy, probe: float
 ) -> tuple[Optional[Record], Look, str]:
     """One rung: made, judged by a new look, kept or undone. Gives its record, the machine after it, and what to say."""
     finding = ladder.finding
@@ -178,9 +183,8 @@ def _attempt(
     try:
         record = execute.apply(host, rung, finding=finding, actor=actor, note=typed.append, busy=busy)
     except StepFailed as error:
-        return None, look(host, config, remembered, probe=False), f"{rung.name}: {error}"
-    # Whether a hung sshd answers again only its banner tells; else a probe that libwrap refuses would cost seconds.
-    after = look(host, config, remembered, probe=finding.id == "sshd-hung")
+        return None, look(host, config, remembered, probe=probe), f"{rung.name}: {error}"
+    after = look(host, config, remembered, probe=probe)
     helped = finding.fault not in _critical(after.assessment)
     try:
         if helped:
@@ -190,7 +194,7 @@ def _attempt(
     except AgentError as error:
         # The record stays open: the next pass begins with taking it back.
         return record, after, f"{rung.name} {'helped' if helped else 'did not help'}, but cannot be closed: {error}"
-    return record, look(host, config, remembered, probe=False), f"{rung.name} did not help and was taken back"
+    return record, look(host, config, remembered, probe=probe), f"{rung.name} did not help and was taken back"
 
 
 def _clock(host: Host) -> Clock:

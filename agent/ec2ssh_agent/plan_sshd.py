@@ -54,7 +54,9 @@ def _hands_off(facts: Facts, config: Config) -> str:
         if not any(unit and unit.name for unit in (seen(facts.sshd.unit), seen(facts.sshd.socket_unit))):
             return "systemd has no unit of sshd's"
     for unit in (seen(facts.sshd.unit), seen(facts.sshd.socket_unit)):
-        if unit and (unit.job or unit.active in _BUSY):
+        # In auto-restart it only waits, for 42 s as some distributions set RestartSec=.
+        waits = unit is not None and unit.sub.startswith("auto-restart") and not unit.job
+        if unit and not waits and (unit.job or unit.active in _BUSY):
             return f"systemd is at work on {unit.name} ({unit.active}{', a job is queued' if unit.job else ''})"
     return ""
 

@@ -12,6 +12,7 @@ from .facts import Facts
 from .memory import Clock, Memory
 from .model import Finding
 from .plain import NamedTuple
+from .supervise.watch import RESTART
 
 #: A firewall tool, package manager or cloud-init at work is waited for, so long at most (seconds).
 PATIENCE = 30.0
@@ -43,7 +44,16 @@ def hold(
     tripped = memory.may_attempt(remembered, finding.fault, clock.boot)
     if tripped:
         return Hold(tripped.why, tripped.seconds)
-    return _settling(config, remembered, facts, clock)
+    return _systemds(finding, facts, clock) or _settling(config, remembered, facts, clock)
+
+
+def _systemds(finding: Finding, facts: Facts, clock: Clock) -> Optional[Hold]:
+    """A killed sshd belongs to systemd first."""
+    unit = seen(facts.sshd.unit)
+    if finding.id != "sshd-not-running" or not unit or not unit.sub.startswith("auto-restart"):
+        return None
+    left = unit.since / 1e6 + RESTART - clock.boot
+    return Hold(f"systemd is about to restart {unit.name} by itself", left) if left > 0 else None
 
 
 def _settling(config: Config, remembered: Memory, facts: Facts, clock: Clock) -> Optional[Hold]:

@@ -80,7 +80,7 @@ def _sshd(host: Host, config: Config) -> tuple[Sshd, list[str]]:
 
     units = systemd.collect(host)
     known = [unit.value.control_group for unit in units[:2] if isinstance(unit, Seen) and unit.value]
-    return sshd.collect(host, config, units=units, listening=listening, probe=False), known
+    return sshd.collect(host, config, units=units, listening=listening), known
 
 
 def _only(asked: Question, texts: list[str]) -> Question:

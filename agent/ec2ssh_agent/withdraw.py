@@ -13,6 +13,7 @@ from .config import Config
 from .host import Host
 from .model import AgentError
 from .passes import Done
+from .policy import PATIENCE
 from .reach.ruleset import Rule, Ruleset
 from .repair import execute, records
 from .repair.records import Record, State
@@ -42,15 +43,16 @@ def idle_openings(host: Host, config: Config, done: Done, *, busy: Busy) -> Done
         if _needed(ruleset, record, config, done):
             continue
         others = diagnose.seen(done.look.facts.machine.busy)
-        left = max(_QUIET - (host.now() - record.closed), _QUIET if others else 0.0)
-        if 0 < left <= _QUIET:
+        age = host.now() - record.closed
+        left = max(_QUIET, min(age / 10, PATIENCE)) if others else _QUIET - age  # whoever is at work may take hours
+        if 0 < left <= PATIENCE:
             return done._replace(again=left if done.again is None else min(left, done.again))
         try:
             undone = execute.undo(host, record, reason="withdrawn: SSH is reachable without it", busy=busy)
         except AgentError as error:
             return done._replace(notes=(*done.notes, f"{record.id} is needed no more, but stays: {error}"))
         return done._replace(
-            look=passes.look(host, config, done.memory, probe=False), records=(undone.record,), again=1.0
+            look=passes.look(host, config, done.memory, probe=0.0), records=(undone.record,), again=1.0
         )
     return done
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import time
 from typing import NamedTuple
 
 import pytest
 
 from daemon import findings, main_pid, status, wait_baseline, wait_daemon
-from harness import SERVER6, Instance, boot, wait_for
+from harness import SERVER4, SERVER6, Instance, boot, wait_for
 
 CONFIG = """\
 [repair]
@@ -44,6 +45,53 @@ def test_a_killed_sshd_is_systemds_and_comes_back_no_later() -> None:
         made.client.wait_ssh(30)
         assert made.client.ssh().ok
         assert made.run("systemctl show -P NRestarts ssh.service").out.strip() == "1"
+
+
+def test_a_killed_sshd_whose_unit_waits_long_is_started_after_a_second() -> None:
+    with boot(config=CONFIG) as made:
+        wait_baseline(made)
+        made.write("/etc/systemd/system/ssh.service.d/later.conf", "[Service]\nRestartSec=300\n")
+        made.run("systemctl daemon-reload")
+        killed = float(made.run("kill -9 $(systemctl show -P MainPID ssh.service); date +%s.%N").out)
+        made.client.wait_ssh(60)
+        repair = status(made)["repairs"][0]
+        assert repair["finding"] == "sshd-not-running"
+        record = json.loads(made.read(f"/var/lib/ec2ssh-agent/changes/{repair['id']}/record.json"))
+        assert record["time"] - killed >= 0.8  # the first second is systemd's
+
+
+#: It listens, and accept(2) fails: a hang without a signal.
+NO_DESCRIPTORS = "prlimit --pid $(systemctl show -P MainPID ssh.service) --nofile=3:3"
+
+
+def connect(made: Instance, number: int) -> list[socket.socket]:
+    """So many connections of the client's begin."""
+    begun = [made.network.socket(socket.AF_INET) for _ in range(number)]
+    for one in begun:
+        one.setblocking(False)
+        one.connect_ex((SERVER4, 22))
+    return begun
+
+
+def test_an_sshd_that_accepts_no_more_is_restarted_and_no_other_change_hides_it() -> None:
+    with boot(config=CONFIG.replace("[repair]", "[repair]\nmode = off")) as made:
+        wait_baseline(made)
+        made.run(NO_DESCRIPTORS)
+        first = connect(made, 1)
+        wait_for("the finding", lambda: "sshd-hung" in findings(made), 30)
+        looked = status(made)["updated"]
+        made.run("sleep 1.1; iptables -A INPUT -p tcp --dport 9 -j DROP")
+        wait_for("another pass", lambda: status(made)["updated"] != looked, 30)
+        assert "sshd-hung" in findings(made)
+        # Nor does an accept queue that is full, where not even the agent's own connection comes about.
+        more = connect(made, 200)
+        wait_for("a full queue", lambda: int(made.run("ss -ltnH4 sport = :22").out.split()[1]) > 128, 30)
+        made.write("/etc/ec2ssh-agent/agent.conf.d/90-mode.conf", "[repair]\nmode = repair\n")
+        made.run("systemctl reload ec2ssh-agent.service")
+        made.client.wait_ssh(30)
+        assert status(made)["repairs"][0]["finding"] == "sshd-hung"
+        for one in first + more:
+            one.close()
 
 
 def test_a_missing_privilege_separation_directory_is_made() -> None:

@@ -45,7 +45,7 @@ class Daemon:
         (self.directory / "plan.new").write_text(json.dumps({"watch": {**QUIET, **watch}, **actions}))
         os.replace(self.directory / "plan.new", self.directory / "plan")
 
-    def start(self, *prefix: str, environment: Mapping[str, str] = {}) -> None:
+    def start(self, *prefix: str, environment: Mapping[str, str] = {}, log_to: str = "") -> None:
         argv = self.space.argv(
             *prefix, sys.executable, str(ROOT / "tests/kernel/supervise_daemon.py"), str(self.directory)
         )
@@ -55,7 +55,8 @@ class Daemon:
             "NOTIFY_SOCKET": str(self.directory / "notify"),
             **environment,
         }
-        with open(self.directory / "log", "w") as log:
+        (self.directory / "log").touch()
+        with open(log_to or self.directory / "log", "w") as log:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables)
         self.process = process
         assert self.told("READY=1")["MAINPID"] == str(process.pid)
@@ -192,6 +193,26 @@ def test_the_end_of_sshd(daemon: Daemon, restarts: bool) -> None:
     wake = daemon.next(lambda: end(process))
     assert reasons(wake) == {"sshd-exit"}
     assert (time.monotonic() - begin >= 1.0) is restarts  # the first second is systemd's
+
+
+def test_systemd_is_left_to_restart_sshd_for_a_second(daemon: Daemon, tmp_path: Path) -> None:
+    """The pass that says so leaves the last list in force: what befalls the unit waits, and all else does not."""
+    watch = {"directories": [[str(tmp_path), ["unit"], "socket-unit"], [str(tmp_path), ["hosts.deny"], "wrappers"]]}
+    armed(daemon, watch)
+    daemon.plan({"patient": True})
+    begin = time.monotonic()
+    assert reasons(daemon.next(lambda: (tmp_path / "unit").write_text("gone"))) == {"socket-unit"}
+    daemon.plan(watch)
+    time.sleep(0.2)  # for the pass to end
+    assert reasons(daemon.next(lambda: (tmp_path / "unit").write_text("back"))) == {"verify"}
+    assert time.monotonic() - begin >= 1.0
+    daemon.plan({"patient": True})
+    daemon.next(lambda: (tmp_path / "unit").write_text("gone again"))
+    daemon.plan(watch)
+    time.sleep(0.2)
+    assert reasons(daemon.next(lambda: (tmp_path / "hosts.deny").write_text("ALL: ALL\n"))) == {"wrappers"}
+    time.sleep(0.2)
+    assert reasons(daemon.next(lambda: (tmp_path / "unit").write_text("looked at"))) == {"socket-unit"}
 
 
 def test_a_process_that_is_gone_before_it_is_watched(daemon: Daemon) -> None:
@@ -473,3 +494,15 @@ import os
 assert found[2201].inode == os.fstat(a.fileno()).st_ino
 """
     daemon.space.run("env", f"PYTHONPATH={ROOT / 'agent'}", sys.executable, "-c", code)
+
+
+def test_a_log_that_nobody_takes_ends_neither_the_supervisor_nor_makes_a_second(daemon: Daemon) -> None:
+    daemon.plan(crash=True)
+    daemon.start(log_to="/dev/full")
+    daemon.settled(2)  # one that crashed, and the next
+    daemon.plan({"status": "recovered"})
+    daemon.told("STATUS=recovered")
+    assert daemon.process and daemon.process.poll() is None
+    pid = daemon.process.pid
+    wait(lambda: not Path(f"/proc/{pid}/task/{pid}/children").read_text(), "the end of every pass")
+    assert daemon.stop() == 0

@@ -351,6 +351,26 @@ def test_silence_an_end_and_a_refusal_are_told_apart() -> None:
     assert refused.refused and not refused.ended
 
 
+def test_an_accept_queue_that_is_full_and_stands_still_is_silence() -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1))
+        at = banner.Target(Family.IPV4, "127.0.0.1", server.getsockname()[1])
+        for _ in range(2):  # one more than the backlog
+            stack.enter_context(socket.create_connection((at.address, at.port)))
+        silent = value(banner.probe(at, seconds=0.6))
+        assert (silent.text, silent.ended, silent.refused) == ("", False, False) and silent.seconds >= 0.6
+
+        def accept() -> None:
+            time.sleep(0.4)
+            for _ in range(2):
+                stack.enter_context(server.accept()[0])
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        assert isinstance(banner.probe(at, seconds=0.8), Unseen), "somebody takes from it, if late"
+        thread.join()
+
+
 def test_a_refusal_in_words_is_kept() -> None:
     at, _, thread = serve(b"Exceeded MaxStartups\r\n", close=True)
     got = value(banner.probe(at))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from ec2ssh_agent import diagnose, plan, policy
 from ec2ssh_agent.config import Config
 from ec2ssh_agent.facts import (
@@ -244,8 +246,16 @@ def test_what_was_done_on_purpose_is_left() -> None:
     assert "administrator" in Story(sshd=masked).ladder.withheld
     forbidden = Story(sshd=DOWN._replace(forbidden=Seen(True)))
     assert forbidden.ids == ["sshd-forbidden"] and not forbidden.ladder.rungs
-    working = UnitState("ssh.service", "loaded", "activating", "auto-restart", "enabled")
+    working = UnitState("ssh.service", "loaded", "activating", "start-pre", "enabled")
     assert "systemd is at work" in Story(sshd=DOWN._replace(unit=Seen(working))).ladder.withheld
+
+
+@pytest.mark.parametrize("sub", ["auto-restart", "auto-restart-queued"])
+def test_an_sshd_that_systemd_would_restart_much_later_is_started(sub: str) -> None:
+    waiting = UnitState("ssh.service", "loaded", "activating", sub, "enabled")
+    assert Story(sshd=DOWN._replace(unit=Seen(waiting))).typed() == ["systemctl restart ssh.service"]
+    queued = waiting._replace(job=True)
+    assert "systemd is at work" in Story(sshd=DOWN._replace(unit=Seen(queued))).ladder.withheld
 
 
 def test_a_broken_configuration_is_put_back_and_a_running_sshd_only_reported() -> None:

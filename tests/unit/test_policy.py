@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from ec2ssh_agent import daemon, memory, policy
 from ec2ssh_agent.config import FILE, Config
-from ec2ssh_agent.facts import Facts, Machine, Sshd, Wrappers
+from ec2ssh_agent.facts import Facts, Machine, Sshd, UnitState, Wrappers
 from ec2ssh_agent.memory import Clock, Memory
 from ec2ssh_agent.model import Finding, Seen, Severity, Symptom, Unseen
 from fake_host import FakeHost
@@ -16,11 +16,18 @@ NOW = Clock(1_000_000.0, 5000.0)
 
 
 def held(
-    remembered: Memory, config: Optional[Config] = None, *, clock: Clock = NOW, actor: str = "daemon", **machine: Any
+    remembered: Memory,
+    config: Optional[Config] = None,
+    *,
+    clock: Clock = NOW,
+    actor: str = "daemon",
+    fault: Finding = FAULT,
+    sshd: Sshd = Sshd(),
+    **machine: Any,
 ) -> Optional[policy.Hold]:
     none = Unseen("not needed")
-    facts = Facts(0.0, Sshd(), none, none, none, none, Wrappers(), none, none, Machine(**machine))
-    return policy.hold(config or Config(), remembered, FAULT, facts, clock=clock, actor=actor)
+    facts = Facts(0.0, sshd, none, none, none, none, Wrappers(), none, none, Machine(**machine))
+    return policy.hold(config or Config(), remembered, fault, facts, clock=clock, actor=actor)
 
 
 def unhealthy(seconds: float) -> Memory:
@@ -32,6 +39,19 @@ def test_a_fault_has_to_settle_first() -> None:
     assert hold and hold.seconds is not None and 0.1 < hold.seconds < 0.3
     assert held(unhealthy(1.0)) is None
     assert held(unhealthy(0.1), actor="command") is None, "a person waits for nobody"
+
+
+def test_the_first_second_after_a_kill_is_systemds() -> None:
+    down = FAULT._replace(id="sshd-not-running", subject="")
+
+    def hold(age: float, fault: Finding = down) -> Optional[policy.Hold]:
+        unit = UnitState("ssh.service", "loaded", "activating", "auto-restart", since=int((NOW.boot - age) * 1e6))
+        return held(unhealthy(30.0), fault=fault, sshd=Sshd(unit=Seen(unit)))
+
+    waiting = hold(0.25)
+    assert waiting and waiting.seconds == 0.75 and "systemd" in waiting.why
+    assert hold(1.0) is None
+    assert hold(0.25, FAULT) is None, "a firewall is not systemd's"
 
 
 def test_a_firewall_tool_at_work_is_waited_for_but_not_for_ever() -> None:

@@ -403,7 +403,7 @@ def test_the_loop_imports_nothing_that_weighs() -> None:
 
 def test_a_plain_tuple_is_what_typing_makes_of_it() -> None:
     assert Wake._fields[:3] == ("reasons", "by", "mono")
-    assert Wake(("start",)) == (("start",), (), 0.0, 0, "", (), b"")
+    assert Wake(("start",)) == (("start",), (), 0.0, 0, "", (), b"", False)
     assert Wake(("start",))._replace(crashes=2).crashes == 2
     assert repr(WatchList()).startswith("WatchList(interval=1800.0, pulse=1.0, again=None")
     assert (Wake.__name__, Wake.__module__) == ("Wake", "ec2ssh_agent.supervise.watch")

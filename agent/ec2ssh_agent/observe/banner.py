@@ -13,14 +13,16 @@ from collections.abc import Sequence
 
 from ..facts import Banner, Listener
 from ..model import Fact, Seen, Unseen
+from ..netlink import SOCK_DIAG, open_socket, waiting
 from ..plain import NamedTuple
 from ..reach.ruleset import Family
+from . import PROBE
 
 _GREETING = b"SSH-2.0-ec2ssh-agent\r\n"
 _MOST = 255  # RFC 4253: the longest identification line
-_SECONDS = 2.0
 #: On this machine itself a connection is made at once, or it is dropped: waiting for it would only delay the repair.
 _CONNECT = 0.3
+_STILL = 0.5  # seconds at least, between two looks at who waits
 
 
 class Target(NamedTuple):
@@ -43,10 +45,11 @@ def target(listeners: Sequence[Listener]) -> Target:
     return Target(Family.IPV6, socket.inet_ntop(socket.AF_INET6, address.to_bytes(16, "big")), first)
 
 
-def probe(at: Target, *, seconds: float = _SECONDS) -> Fact[Banner]:
+def probe(at: Target, *, seconds: float = PROBE) -> Fact[Banner]:
     """Connects and reads a line. Unseen where the connection itself fails other than by being refused.
 
-    A connection that does not come about tells of the loopback's firewall or of a full accept queue, not of a banner.
+    A connection that does not come about tells of the loopback's firewall, or of an accept queue that is full: nobody
+    takes from it where most of those that wait still do at the end.
     """
     where = f"{at.address} port {at.port}"
     family = socket.AF_INET if at.family is Family.IPV4 else socket.AF_INET6
@@ -58,6 +61,8 @@ def probe(at: Target, *, seconds: float = _SECONDS) -> Fact[Banner]:
         except ConnectionRefusedError:
             return Seen(Banner("", time.monotonic() - started, refused=True), where)
         except socket.timeout:
+            if _stands_still(at.port, started + seconds):
+                return Seen(Banner("", time.monotonic() - started), where)
             return Unseen(f"{where}: no connection within {min(seconds, _CONNECT):g} s")
         except OSError as error:
             return Unseen(f"{where}: {error.strerror}")
@@ -68,6 +73,19 @@ def probe(at: Target, *, seconds: float = _SECONDS) -> Fact[Banner]:
                 return Unseen(f"{where}: {error.strerror}")
             line, ended = b"", True
     return Seen(Banner(line.decode("utf-8", "replace"), time.monotonic() - started, ended=ended and not line), where)
+
+
+def _stands_still(port: int, end: float) -> bool:
+    """Raises nothing: what cannot be looked at is not known to stand still."""
+    try:
+        with open_socket(SOCK_DIAG) as via:
+            before = waiting(via, port)
+            if not before:
+                return False
+            time.sleep(max(_STILL, end - time.monotonic()))
+            return 2 * len(before & waiting(via, port)) > len(before)
+    except OSError:
+        return False
 
 
 def _line(sock: socket.socket, end: float) -> tuple[bytes, bool]:

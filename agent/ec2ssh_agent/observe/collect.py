@@ -7,7 +7,7 @@ from ..facts import Facts
 from ..host import Host
 from ..model import Fact, Seen, Unseen
 from ..reach.ruleset import Ruleset
-from . import bypass, firewalld, instance, network, rulesets, sockets, sshd, systemd, ufw, wrappers
+from . import PROBE, bypass, firewalld, instance, network, rulesets, sockets, sshd, systemd, ufw, wrappers
 
 #: Chains and tables whose names tell who made them (architecture.md, "Foreign owners").
 _OWNERS = (
@@ -24,7 +24,7 @@ _OWNERS = (
 )
 
 
-def collect(host: Host, config: Config, *, probe: bool = True) -> Facts:
+def collect(host: Host, config: Config, *, probe: float = PROBE) -> Facts:
     """See observe.observe."""
     taken = host.now()
     units = systemd.collect(host)

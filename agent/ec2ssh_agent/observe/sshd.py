@@ -54,7 +54,7 @@ def collect(
     *,
     units: Systemd,
     listening: Fact[tuple[Listener, ...]],
-    probe: bool = True,
+    probe: float = 0.0,
 ) -> Sshd:
     """All that is to be known of sshd. `listening` are all listeners of the host."""
     service, socket = _seen(units.service), _seen(units.socket)
@@ -378,7 +378,7 @@ def _sockets_of(host: Host, pid: int) -> frozenset[int]:
 # -- banner
 
 
-def _banner(sshd: Sshd, probe: bool) -> Fact[Banner]:
+def _banner(sshd: Sshd, probe: float) -> Fact[Banner]:
     if not isinstance(sshd.listeners, Seen) or not isinstance(sshd.port, Seen):
         return Unseen("sshd's listeners were not seen")
     others = intruders(sshd)
@@ -388,7 +388,7 @@ def _banner(sshd: Sshd, probe: bool) -> Fact[Banner]:
     main = sshd.process.value if isinstance(sshd.process, Seen) else None
     if main and main.stopped and not main.traced:
         return Unseen("sshd is stopped, and answers nobody")  # which to wait for would only delay the repair
-    return banner.probe(banner.target(mine)) if probe else Unseen("not probed")
+    return banner.probe(banner.target(mine), seconds=probe) if probe else Unseen("not probed")
 
 
 def _troubled(sshd: Sshd) -> bool:

@@ -100,6 +100,21 @@ def _converse(bus: Bus) -> Systemd:
     )
 
 
+def restarting(host: Host) -> bool:
+    """Whether systemd waits to restart a killed sshd by itself (Restart=). One question; false where it cannot be
+    asked."""
+    if not present(host):
+        return False
+    try:
+        with connect(host) as bus:
+            listed = bus.one(
+                Call(_SERVICE, _MANAGER, f"{_SERVICE}.Manager", "ListUnitsByNames", "as", (list(SERVICES),))
+            )
+    except HostError:
+        return False
+    return any(entry[4].startswith("auto-restart") for entry in listed[0])
+
+
 _NONE = ("", "", "not-found", "inactive", "")
 
 

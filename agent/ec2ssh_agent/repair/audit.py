@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import sys
 
 from ..host import Host
+from ..plain import say
 from .records import Record
 
 #: `journalctl MESSAGE_ID=...` lists every change that any agent was about to make.
@@ -41,7 +41,7 @@ def audit(host: Host, record: Record, lines: tuple[str, ...]) -> None:
         return
     line = f"<85>ec2ssh-agent[{os.getpid()}]: {message}".encode("utf-8", "replace").replace(b"\n", b" ")
     if not _send(host, "/dev/log", line):
-        print(message, file=sys.stderr)
+        say(message)
 
 
 def _field(name: str, value: bytes) -> bytes:

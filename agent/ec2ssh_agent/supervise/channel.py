@@ -12,7 +12,8 @@ import os
 import struct
 import sys
 
-from ..netlink import NETFILTER, generation, open_socket
+from .. import netlink
+from ..netlink import NETFILTER, open_socket
 from ..plain import TYPE_CHECKING, signal
 
 if TYPE_CHECKING:
@@ -41,19 +42,19 @@ class busy:
         self._before = 0
 
     def __enter__(self) -> None:
-        self._before = _generation()
+        self._before = generation()
         _send(("busy", self._seconds))
 
     def __exit__(self, *raised: object) -> None:
         _send(("busy", 0.0))
-        _own.append((self._before, _generation()))
+        _own.append((self._before, generation()))
 
 
-def _generation() -> int:
-    """0 where there is none to be asked for."""
+def generation() -> int:
+    """Of nf_tables, now; 0 where there is none to be asked for."""
     try:
         with open_socket(NETFILTER) as via:
-            return generation(via)
+            return netlink.generation(via)
     except OSError:
         return 0
 
@@ -109,7 +110,9 @@ def be_worker(pipe: int, worker: Worker, config_path: str, root: str, wake: Wake
         if status and kind is not None and error is not None:
             _send(("crash", f"{kind.__name__}: {error}"[:300]))
             sys.excepthook(kind, error, trace)
-        for stream in (sys.stdout, sys.stderr):
-            if stream:
-                stream.flush()
-        os._exit(status)
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                if stream:
+                    stream.flush()
+        finally:
+            os._exit(status)  # whatever is raised: a child that went on would be a second supervisor

@@ -12,7 +12,7 @@ import select
 import sys
 import time
 
-from ..plain import TYPE_CHECKING, signal
+from ..plain import TYPE_CHECKING, say, signal
 from .firewall import Legacy, Rules
 from .inotify import XTABLES_LOCK, Inotify
 from .network import Network
@@ -20,7 +20,7 @@ from .notify import Notifier
 from .probe import Probe
 from .schedule import FULL, Schedule
 from .socklook import AGAIN, Look
-from .watch import Wake, WatchList, default
+from .watch import RESTART, RESTARTING, Wake, WatchList, default
 from .worker import Pass
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     _Source = TypeVar("_Source", bound=Source)
 
 _LOCK = ((XTABLES_LOCK, (), "xtables-lock"),)
-_RESTART = 1.0  # seconds that systemd gets to restart a killed sshd
 _STOP = 15.0  # seconds that a pass gets to finish or roll back when the daemon stops
 _JUMP = 2.0  # seconds that the wall clock may move against the other one
 _CHANGERS = 16  # programs that changed the rules, remembered until the next pass
@@ -77,6 +76,7 @@ class Loop:
         self._pidfds: dict[int, int] = {}
         self._probe = Probe()
         self._probed: Optional[str] = None
+        self._patient = 0.0  # until then systemd is left to restart sshd
         self._pass: Optional[Pass] = None
         self._changers: dict[tuple[int, str], int] = {}  # → generation
         self._trouble = ""
@@ -144,6 +144,7 @@ class Loop:
             self._trouble,
             tuple(f"{name}: {why}" for name, why in sorted(self._missing.items())),
             b"" if self._schedule.crashes else self._list.kept,
+            self._look is not None and self._look.hung,
         )
         self._changers = {}
         if self._look:
@@ -177,7 +178,11 @@ class Loop:
 
     def _ended(self, made: Pass, cost: float, now: float) -> None:
         full = not FULL.isdisjoint(made.wake.reasons)
-        if made.watch:
+        if made.watch and made.watch.patient:
+            self._patient = now + RESTART
+            self._schedule.ended(now, cost=cost, interval=self._list.interval, again=RESTART, full=False)
+        elif made.watch:
+            self._patient = 0.0
             self._trouble = ""
             self._mark("")
             cost = 0.0 if made.watch.repaired else cost
@@ -192,7 +197,7 @@ class Loop:
     def _failed(self, wake: Wake, trouble: str, *, cost: float, now: float) -> None:
         """The next pass is told, and gets the reasons of this one."""
         self._trouble = trouble
-        print(f"ec2ssh-agent: {trouble}", file=sys.stderr, flush=True)
+        say(trouble)
         self._mark(trouble)
         self._changers = {**dict.fromkeys(wake.by, 0), **self._changers}
         self._schedule.crashed(now, cost=cost, reasons=wake.reasons)
@@ -214,7 +219,7 @@ class Loop:
         except FileNotFoundError:
             trouble = ""  # there was none, or no directory to put one in
         except OSError as error:
-            print(f"ec2ssh-agent: {path}: {error.strerror}", file=sys.stderr, flush=True)
+            say(f"{path}: {error.strerror}")
         self._marked = bool(trouble)
 
     def _published(self, wake: Wake, status: str) -> None:
@@ -301,7 +306,7 @@ class Loop:
         self._exited(now)
 
     def _exited(self, now: float, reason: str = "sshd-exit") -> None:
-        self._schedule.stale(reason, now, _RESTART if self._list.restarts_itself else 0.0)
+        self._schedule.stale(reason, now, RESTART if self._list.restarts_itself else 0.0)
 
     def _rules_changed(self, now: float) -> None:
         found: list[Generation] = []
@@ -326,7 +331,7 @@ class Loop:
         for reason in self._inotify.read() if self._inotify else ():
             if reason == "xtables-lock":
                 self._look_at_legacy(now, told=True)
-            else:
+            elif reason not in RESTARTING or now >= self._patient:
                 self._schedule.stale(reason, now)
 
     def _pulse(self, now: float) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from _socket import AF_UNIX, MSG_DONTWAIT, SOCK_CLOEXEC, SOCK_DGRAM, socket
 
-from ..plain import TYPE_CHECKING
+from ..plain import TYPE_CHECKING, say
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -53,7 +52,7 @@ class Notifier:
             self._socket.sendto(text.encode(), MSG_DONTWAIT, self._address)
         except OSError as error:
             # systemd is restarting itself, or behind with reading; it gets the next one.
-            print(f"ec2ssh-agent: systemd was not told {text.split(chr(10))[0]}: {error.strerror}", file=sys.stderr)
+            say(f"systemd was not told {text.split(chr(10))[0]}: {error.strerror}")
 
 
 def _line(text: str) -> str:

@@ -35,6 +35,10 @@ class Queue:
     def suspect(self) -> bool:
         return bool(self._length) and not self._hung
 
+    @property
+    def hung(self) -> bool:
+        return self._hung
+
 
 def _places(found: Iterable[Listening]) -> tuple[tuple[bytes, int], ...]:
     return tuple(sorted((one.address, one.port) for one in found))
@@ -83,3 +87,7 @@ class Look:
     def suspect(self) -> bool:
         """Connections wait: look again soon."""
         return any(queue.suspect for queue in self._queues.values())
+
+    @property
+    def hung(self) -> bool:
+        return any(queue.hung for queue in self._queues.values())

@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from typing import Optional
 
 
+RESTART = 1.0  # seconds that systemd gets to restart a killed sshd
+#: What it brings about meanwhile: the unit's link and control group go and come, and so does its RuntimeDirectory.
+RESTARTING = frozenset(("socket-unit", "sshd-config"))
+
+
 class Wake(NamedTuple):
     """Why a pass is made. Reasons: start, timer, reload, verify (a pass wanted to be followed), request (SIGUSR1),
     clock, ruleset, legacy, network, sshd-exit, listener (the set of listeners on sshd's ports changed), queue (the
@@ -21,6 +26,7 @@ class Wake(NamedTuple):
     trouble: str = ""  # how the last of them ended
     missing: tuple[str, ...] = ()  # wake-up sources that this machine does not give: "name: why"
     kept: bytes = b""  # what the last pass handed back; empty after a crash
+    hung: bool = False  # connections wait in sshd's accept queue, and it does not drain
 
 
 class WatchList(NamedTuple):
@@ -36,6 +42,7 @@ class WatchList(NamedTuple):
     deadline: float = 60.0  # of the next pass
     status: str = ""  # one line for systemd
     restarts_itself: bool = False  # systemd restarts a killed sshd: wait before acting
+    patient: bool = False  # this pass looked at nothing, for systemd restarts sshd: the last list stands for RESTART
     generation: int = 0  # of nf_tables, as the pass last read the rules; 0: unknown
     probe: float = 0.0  # every so often, read sshd's banner; 0: never
     probe_at: tuple[str, int] = ("127.0.0.1", 22)
