@@ -1,6 +1,6 @@
 """From the fault to the start of the first new TCP connection that gets sshd's banner, in a whole instance:
 
-    tests/bench/bench_reaction.py [--runs 20] [--minutes M] [--settle 0s] [--with agent|monit|systemd] [FAULT…]
+    tests/bench/bench_reaction.py [--runs 20] [--minutes M] [--settle 0s] [--with agent|monit] [FAULT…]
 
 Needs root and the Python of tests/run.sh. The faults are those of tests/instance/faults.py but for sshd's own files,
 and `killed`. A client in its own namespace starts a connection every 20 ms and gives each 100 ms. The time runs from
@@ -9,7 +9,9 @@ start of the first connection after the last that failed. Prints, for each fault
 that command took itself. Before each run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go
 round the faults; after M minutes no other run begins.
 
-`--with monit`: no agent, but Monit as monit.py sets it up. `--with systemd`: neither.
+`killed-alone`, to be asked for, is `killed` while the agent is stopped: what systemd needs by itself, in the same
+instance. Its timers may be late by up to 250 ms, so that takes many runs.
+`--with monit`: no agent, but Monit as monit.py sets it up.
 """
 
 from __future__ import annotations
@@ -52,11 +54,14 @@ HEAL = {
         "; ec2ssh-agent resume",
     ),
     "monit": (f"{monit.UNDO}; ", ""),
-    "systemd": ("", ""),
 }
 IDENTIFICATION = b"SSH-2.0-ec2ssh-agent-bench\r\n"
 KILLED = Fault("killed", f"kill -9 {PID}", "refused", "", "systemctl reset-failed ssh.service")
-SSHD = (*(fault for fault in faults.SSHD if fault.name in ("stopped", "hung")), KILLED)
+ALONE = KILLED._replace(name="killed-alone", heal=f"{KILLED.heal}; systemctl start ec2ssh-agent.service")
+#: It listens, and accept(2) fails: a hang without a signal.
+DEAF = Fault("out-of-descriptors", f"prlimit --pid {PID} --nofile=3:3", "silent", "sshd-hung", faults.RESTART)
+HANGS = ("hung", DEAF.name)
+SSHD = (*(fault for fault in faults.SSHD if fault.name in ("stopped", "hung")), DEAF, KILLED)
 MEASURED = {fault.name: fault for fault in (*faults.RULES, *faults.WRAPPERS, *SSHD, *faults.FIREWALLD)}
 
 
@@ -129,6 +134,9 @@ class Bench:
     def once(self, fault: Fault) -> float:
         """Seconds; infinite when it did not come back."""
         self._quiet()
+        if fault is ALONE:
+            self.made.run("systemctl stop ec2ssh-agent.service")
+            time.sleep(CALM)
         trial = Trial(self.made, fault.to, 30.0 if self.who == "agent" else 6.0)
         thread = threading.Thread(target=trial.run)
         thread.start()
@@ -138,7 +146,7 @@ class Bench:
         self._heal(fault, back=trial.back() < NEVER)
         begin, broken = map(float, told.split())
         self.took = broken - begin
-        if fault.name == "hung" and trial.failed:
+        if fault.name in HANGS and trial.failed:
             begin = min(trial.failed)
         return trial.back() - begin
 
@@ -204,9 +212,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--settle", default="0s")
-    parser.add_argument("--with", default="agent", choices=("agent", "monit", "systemd"), dest="who")
+    parser.add_argument("--with", default="agent", choices=("agent", "monit"), dest="who")
     arguments = parser.parse_args()
-    wanted = [MEASURED[name] for name in arguments.faults or MEASURED]
+    wanted = [{**MEASURED, ALONE.name: ALONE}[name] for name in arguments.faults or MEASURED]
     end = time.time() + arguments.minutes * 60
     print(f"with {arguments.who}, settle {arguments.settle}\n", flush=True)
     print("| fault | median, ms | worst, ms | the command, ms | runs |\n| --- | --- | --- | --- | --- |", flush=True)

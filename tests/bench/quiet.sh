@@ -16,7 +16,7 @@ bench() {
 bench idle bench_instance.py idle &
 bench reaction bench_reaction.py --runs 20 --minutes 24
 bench settle bench_reaction.py --runs 8 --minutes 1.5 --settle 300ms iptables-nft-drop hosts-deny-all
-bench systemd bench_reaction.py --runs 20 --minutes 1 --with systemd killed
+bench killed bench_reaction.py --runs 50 --minutes 6 killed killed-alone
 bench monit bench_reaction.py --runs 5 --minutes 2 --with monit stopped killed hung
 bench monit-all bench_reaction.py --runs 1 --minutes 5 --with monit
 bench flood bench_instance.py flood
@@ -24,7 +24,7 @@ bench rules bench_instance.py rules
 bench look bench_idle.py look
 bench check bench_check.py
 wait
-for name in reaction settle systemd monit monit-all flood rules look check idle; do
+for name in reaction settle killed monit monit-all flood rules look check idle; do
     echo "== $name"
     cat "$out/$name"
 done
