@@ -35,12 +35,13 @@ def _read(client: socket.socket, buffer: bytes) -> tuple[Optional[Message], byte
 
 
 def _talk(client: socket.socket, answer: Answer) -> None:
-    assert client.recv(100).startswith(b"\0AUTH EXTERNAL ")
+    buffer = b""
+    while not buffer.endswith(b"\r\nBEGIN\r\n"):  # which is not to come together with the first call
+        assert (part := client.recv(65536))
+        buffer += part
+    assert buffer.startswith(b"\0AUTH EXTERNAL ")
     client.sendall(b"OK 0123456789abcdef\r\n")
     buffer = b""
-    while b"BEGIN\r\n" not in buffer:
-        buffer += client.recv(65536)
-    buffer = buffer.partition(b"BEGIN\r\n")[2]
     serial = 0
     while True:
         message, buffer = _read(client, buffer)

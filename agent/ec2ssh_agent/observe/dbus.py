@@ -90,14 +90,15 @@ class Bus:
             raise Failed(f"{self._name}: {error.strerror}") from error
 
     def _authenticate(self) -> None:
+        # BEGIN before the answer, as sd-bus does: a busy systemd would read it and the first call at once, and leave
+        # the call in its buffer until more comes (systemd's bus-socket.c, bus_socket_auth_verify_server).
         identity = str(os.geteuid()).encode().hex().encode()
-        self._guard(lambda: self._socket.sendall(b"\0AUTH EXTERNAL " + identity + b"\r\n"))
+        self._guard(lambda: self._socket.sendall(b"\0AUTH EXTERNAL " + identity + b"\r\nBEGIN\r\n"))
         while b"\r\n" not in self._buffer:
             self._more()
         line, _, self._buffer = self._buffer.partition(b"\r\n")
         if not line.startswith(b"OK"):
             raise Denied(f"{self._name}: not let in")
-        self._guard(lambda: self._socket.sendall(b"BEGIN\r\n"))
 
     def _more(self) -> None:
         part: bytes = self._guard(lambda: self._socket.recv(1 << 16))
