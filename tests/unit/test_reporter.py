@@ -375,8 +375,10 @@ def test_a_long_queue_is_listed_once_in_a_while(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("refusal", ["400 Bad Request", "415 Unsupported Media Type"])
 def test_a_receiver_of_otlp_that_takes_protobuf_alone(tmp_path: Path, refusal: str) -> None:
+    taken = "application/x-protobuf"
+
     def behaviour(got: Got, connection: socket.socket) -> None:
-        good = got.headers["content-type"] == "application/x-protobuf"
+        good = got.headers["content-type"] == taken
         reply("200 OK" if good else refusal)(got, connection)
 
     host = host_in(tmp_path)
@@ -392,6 +394,13 @@ def test_a_receiver_of_otlp_that_takes_protobuf_alone(tmp_path: Path, refusal: s
         host.sleep(300)
         Reporter(host, config).run()
         assert [got.headers["content-type"] for got in server.got][len(kinds) :] == ["application/x-protobuf"]
+        # Another is there now, which takes JSON alone: nothing is parked.
+        taken = "application/json"
+        for _ in range(2):
+            host.sleep(300)
+            ran = Reporter(host, config).run()
+            assert (ran.sent, ran.parked) == (1, 0)
+        assert [got.headers["content-type"] for got in server.got][-1] == taken
 
 
 def test_what_is_wrong_in_either_encoding_is_parked_with_the_first_reason(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ _SECRET, _BEGINNING = 4, 12
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 _RETRIED = (408, 425, 429)
 _NOT_UNDERSTOOD = (400, 415)
+_JSON = "application/json"
 _PROTOBUF = "application/x-protobuf"
 
 
@@ -54,7 +55,7 @@ class Outcome(enum.Enum):
 class Answer(NamedTuple):
     """`text` is one printable line for a person, `code` HTTP's, if there was any answer.
 
-    `plain`: the endpoint does not take gzip; `binary`: it takes protobuf, not OTLP's JSON.
+    `plain`: the endpoint does not take gzip; `binary`: it was sent protobuf, not OTLP's JSON.
     """
 
     outcome: Outcome
@@ -184,17 +185,20 @@ class Endpoint:
         return text
 
     def _negotiated(self, request: Request, id: str, now: float, plain: bool, binary: bool) -> Answer:
-        """OTLP goes as JSON, and as protobuf where that is refused: not every receiver knows both."""
-        if request.otlp and binary:
-            return self._send(request.binary(), id, now, plain, _PROTOBUF)
-        answer = self._send(request, id, now, plain)
+        """OTLP goes as what the receiver took before, first as JSON, and where that is refused as protobuf, or the
+        other way round: not every receiver knows both, and another may be there now."""
+
+        def send(binary: bool) -> Answer:
+            encoded, kind = (request.binary(), _PROTOBUF) if binary else (request, _JSON)
+            return self._send(encoded, id, now, plain, kind)._replace(binary=binary)
+
+        answer = send(binary and bool(request.otlp))
         if request.otlp and answer.code in _NOT_UNDERSTOOD:
-            other = self._send(request.binary(), id, now, plain, _PROTOBUF)
-            if other.outcome is Outcome.DELIVERED:
-                return other._replace(binary=True)
+            other = send(not binary)
+            return other if other.outcome is Outcome.DELIVERED else answer
         return answer
 
-    def _send(self, request: Request, id: str, now: float, plain: bool, kind: str = "application/json") -> Answer:
+    def _send(self, request: Request, id: str, now: float, plain: bool, kind: str) -> Answer:
         from requests.utils import get_environ_proxies
 
         url = address(self.url, request.path)

@@ -199,7 +199,7 @@ class Reporter:
             answer=answer.text,
             time=at,
             plain=self.state.plain or answer.plain,
-            binary=self.state.binary or answer.binary,
+            binary=answer.binary if answer.outcome is Outcome.DELIVERED else self.state.binary,
         )
         if answer.outcome is Outcome.RETRY:
             wait = schedule.delay(state.failures, self.draw, retry_after=answer.retry_after)
