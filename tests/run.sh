@@ -4,6 +4,7 @@
 #   tests/run.sh                 everything that is bounded to CI's time
 #   tests/run.sh unit lint       only these kinds: lint unit property kernel instance
 #   tests/run.sh full            everything, and the tests marked slow
+#   tests/run.sh ubuntu          the package on Ubuntu 24.04, where Ubuntu's archive is reached
 #   tests/run.sh setup           only installs
 #
 # EC2SSH_SEED=N repeats the random tests of a run that printed N; without it each run has seeds of its own.
@@ -90,15 +91,16 @@ PY
 "
 }
 
-kinds="" marker="not slow"
+kinds="" marker="not slow and not ubuntu"
 for word in "${@:-all}"; do
     case $word in
         all) kinds=$all ;;
-        full) kinds=$all marker="" ;;
+        full) kinds=$all marker="not ubuntu" ;;
+        ubuntu) kinds=instance marker=ubuntu ;;
         setup) kinds=setup ;;
         lint | unit | property | kernel | instance) kinds="$kinds $word" ;;
         *)
-            echo "usage: tests/run.sh [all|full|setup|lint|unit|property|kernel|instance]..." >&2
+            echo "usage: tests/run.sh [all|full|ubuntu|setup|lint|unit|property|kernel|instance]..." >&2
             exit 64
             ;;
     esac

@@ -1,6 +1,6 @@
 """The package on Ubuntu 24.04, whose sshd is started by ssh.socket, with the addresses that a generator writes.
 
-All of it is slow: Ubuntu's archive is not one that every machine of CI is known to reach.
+`tests/run.sh ubuntu` runs it: Ubuntu's archive is not one that every machine is known to reach.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness import SERVER4, Instance, boot, wait_for
 from story import CONFIG, mended, no_traceback
 from test_releases import IMPORT_ALL
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ubuntu
 
 _KEEP = "cp -a /etc/ssh /etc/ssh.kept; "
 _BACK = f"{STOP_SOCKET}; rm -rf /etc/ssh; mv /etc/ssh.kept /etc/ssh; systemctl daemon-reload; {START_SOCKET}"

@@ -303,7 +303,7 @@ def test_a_socket_that_systemd_gave_up_is_named_and_started() -> None:
 
 def test_an_administrators_socket_is_named_with_its_addresses() -> None:
     socket = UnitState("ssh.socket", "loaded", "active", "running", "enabled", "success", listen=("127.0.0.1:22",))
-    loopback = Seen((Listener(V4, addresses.parse_address("127.0.0.1")[1], 22, unit="ssh.socket"),))
+    loopback: Seen[tuple[Listener, ...]] = Seen((Listener(V4, 0x7F000001, 22, unit="ssh.socket"),))
     made = Judged(sshd=GOOD._replace(socket_unit=Seen(socket), listeners=loopback))
     assert made.ids == ["sshd-not-listening-outside"]
     assert made.assessment.findings[0].evidence[1:] == ("ssh.socket: ListenStream 127.0.0.1:22",)

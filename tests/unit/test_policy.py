@@ -22,10 +22,11 @@ def held(
     clock: Clock = NOW,
     actor: str = "daemon",
     fault: Finding = FAULT,
-    sshd: Sshd = Sshd(),
+    unit: Optional[UnitState] = None,
     **machine: Any,
 ) -> Optional[policy.Hold]:
     none = Unseen("not needed")
+    sshd = Sshd(unit=Seen(unit)) if unit else Sshd()
     facts = Facts(0.0, sshd, none, none, none, none, Wrappers(), none, none, Machine(**machine))
     return policy.hold(config or Config(), remembered, fault, facts, clock=clock, actor=actor)
 
@@ -46,7 +47,7 @@ def test_the_first_second_after_a_kill_is_systemds() -> None:
 
     def hold(age: float, fault: Finding = down) -> Optional[policy.Hold]:
         unit = UnitState("ssh.service", "loaded", "activating", "auto-restart", since=int((NOW.boot - age) * 1e6))
-        return held(unhealthy(30.0), fault=fault, sshd=Sshd(unit=Seen(unit)))
+        return held(unhealthy(30.0), fault=fault, unit=unit)
 
     waiting = hold(0.25)
     assert waiting and waiting.seconds == 0.75 and "systemd" in waiting.why
