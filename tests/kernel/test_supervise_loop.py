@@ -215,6 +215,20 @@ def test_systemd_is_left_to_restart_sshd_for_a_second(daemon: Daemon, tmp_path: 
     assert reasons(daemon.next(lambda: (tmp_path / "unit").write_text("looked at"))) == {"socket-unit"}
 
 
+def test_what_befalls_the_unit_while_a_pass_looks_is_looked_at(daemon: Daemon, tmp_path: Path) -> None:
+    """That pass, which something else asked for, ended systemd's time, and may have looked at the unit before."""
+    watch = {"directories": [[str(tmp_path), ["unit"], "socket-unit"], [str(tmp_path), ["hosts.deny"], "wrappers"]]}
+    armed(daemon, watch)
+    daemon.plan({"patient": True})
+    daemon.next(lambda: (tmp_path / "unit").write_text("gone"))
+    daemon.plan(watch, run=[["sleep", "0.5"]])
+    time.sleep(0.2)  # for the patient pass to end
+    daemon.next(lambda: (tmp_path / "hosts.deny").write_text("ALL: ALL\n"))
+    looked = len(daemon.wakes)
+    (tmp_path / "unit").write_text("changed")
+    wait(lambda: any("socket-unit" in wake["reasons"] for wake in daemon.wakes[looked:]), "a look at the unit")
+
+
 def test_a_process_that_is_gone_before_it_is_watched(daemon: Daemon) -> None:
     process = subprocess.Popen(["true"])
     process.wait()

@@ -271,6 +271,21 @@ def test_a_crash_is_told_with_its_reason(capfd: pytest.CaptureFixture[str]) -> N
     assert "Traceback" in capfd.readouterr().err
 
 
+def test_a_pass_whose_supervisor_is_gone_ends_and_becomes_none_itself() -> None:
+    from ec2ssh_agent.supervise import channel
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    pid = os.fork()
+    if not pid:
+        try:
+            channel.be_worker(writer, good, "", "", Wake(()))
+        finally:
+            os._exit(7)  # it went on
+    os.close(writer)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
 def test_a_killed_worker_and_one_that_hands_back_nothing() -> None:
     def killed(config_path: str, root: str, wake: Wake) -> WatchList:
         os.kill(os.getpid(), 9)

@@ -106,11 +106,11 @@ def be_worker(pipe: int, worker: Worker, config_path: str, root: str, wake: Wake
         _send(("watch", tuple(worker(config_path, root, wake)._replace(own=tuple(_own)))))
         status = 0
     finally:
-        kind, error, trace = sys.exc_info()
-        if status and kind is not None and error is not None:
-            _send(("crash", f"{kind.__name__}: {error}"[:300]))
-            sys.excepthook(kind, error, trace)
         try:
+            kind, error, trace = sys.exc_info()
+            if status and kind is not None and error is not None:
+                _send(("crash", f"{kind.__name__}: {error}"[:300]))
+                sys.excepthook(kind, error, trace)
             for stream in (sys.stdout, sys.stderr):
                 if stream:
                     stream.flush()

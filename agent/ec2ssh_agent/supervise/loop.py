@@ -76,7 +76,7 @@ class Loop:
         self._pidfds: dict[int, int] = {}
         self._probe = Probe()
         self._probed: Optional[str] = None
-        self._patient = 0.0  # until then systemd is left to restart sshd
+        self._patient = 0.0  # until then, or the next pass, systemd is left to restart sshd
         self._pass: Optional[Pass] = None
         self._changers: dict[tuple[int, str], int] = {}  # → generation
         self._trouble = ""
@@ -136,6 +136,7 @@ class Loop:
 
     def _begin(self, now: float) -> None:
         reasons, first = self._schedule.take(now)
+        self._patient = 0.0  # of what befalls the unit from here on this pass may know nothing
         wake = Wake(
             reasons,
             tuple(self._changers),
@@ -182,7 +183,6 @@ class Loop:
             self._patient = now + RESTART
             self._schedule.ended(now, cost=cost, interval=self._list.interval, again=RESTART, full=False)
         elif made.watch:
-            self._patient = 0.0
             self._trouble = ""
             self._mark("")
             cost = 0.0 if made.watch.repaired else cost
