@@ -377,7 +377,7 @@ def _running(look: _Look, facts: Facts, reach: Reach) -> Iterator[Finding]:
     if process and process.stopped and not process.traced:
         text = f"sshd (pid {process.pid}) is stopped: it listens, and answers nobody"
         yield Finding("sshd-hung", Severity.CRITICAL, Symptom.SILENT, text, (), _SSHD_STEP)
-    elif banner and _hangs(look, banner.text, facts) and not (banner.ended or banner.refused):
+    elif banner and _hangs(look, banner, facts):
         text = (
             f"sshd accepts no connections: no banner after {banner.seconds:.1f} s, and its accept queue does not drain"
         )
@@ -427,11 +427,14 @@ def _on_demand(look: _Look) -> bool:
     return bool(look.socket and look.socket.active == "active" and not seen(look.sshd.process))
 
 
-def _hangs(look: _Look, text: str, facts: Facts) -> bool:
+def _hangs(look: _Look, banner: Banner, facts: Facts) -> bool:
+    """Who accepts does not hang, however late its banner: a flood or a name lookup is no reason for a restart."""
+    if banner.text or banner.ended or banner.refused or banner.taken:
+        return False
     ports = seen(look.sshd.port) or ()
     queued = any(item.queue for item in seen(look.sshd.listeners) or () if item.port in ports)
     process, pressure = seen(look.sshd.process), seen(facts.machine.pressure)
-    return not text and queued and not (process and process.traced) and (pressure or 0.0) < 50.0
+    return queued and not (process and process.traced) and (pressure or 0.0) < 50.0
 
 
 def _outside(look: _Look, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Finding]:

@@ -86,6 +86,7 @@ class Banner(NamedTuple):
     seconds: float
     ended: bool = False
     refused: bool = False
+    taken: bool = False  # silence, but a program has accepted the connection
 
 
 class Process(NamedTuple):

@@ -191,6 +191,13 @@ def waiting(via: socket, port: int) -> frozenset[bytes]:
     return frozenset(body[4:52] for body in found if not _DIAG_ANSWER.unpack_from(body)[-1])
 
 
+def accepted(via: socket, port: int, peer: int) -> bool:
+    """Whether a program has accepted a connection from port `peer` to a local TCP port. Raises OSError."""
+    ends = port.to_bytes(2, "big") + peer.to_bytes(2, "big")
+    found = [body for body in _sockets(via, _ESTABLISHED | _CLOSE_WAIT) if body[4:8] == ends]
+    return any(_DIAG_ANSWER.unpack_from(body)[-1] for body in found)
+
+
 def _listening(body: bytes) -> Listening:
     family, _, port, address, interface, queue, backlog, uid, inode = _DIAG_ANSWER.unpack_from(body)
     v6only, cgroup = False, 0

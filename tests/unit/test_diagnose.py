@@ -259,6 +259,13 @@ def test_an_sshd_that_ends_every_connection_is_not_healthy() -> None:
     assert (ended.health, ended.ids, ended.typed) == (Health.DEGRADED, ["sshd-closes"], [])
 
 
+def test_an_sshd_that_accepts_is_not_hung_however_long_its_queue() -> None:
+    flooded = GOOD._replace(listeners=Seen((Listener(V4, 0, 22, queue=100, unit="ssh.service"),)))
+    assert Judged(sshd=flooded._replace(banner=Seen(Banner("", 2.0)))).ids == ["sshd-hung"]
+    made = Judged(sshd=flooded._replace(banner=Seen(Banner("", 2.0, taken=True))))
+    assert (made.ids, made.typed) == (["sshd-banner-late"], [])
+
+
 # -- what `sshd -t` says
 
 

@@ -341,6 +341,9 @@ def test_silence_an_end_and_a_refusal_are_told_apart() -> None:
     silent = value(banner.probe(at, seconds=0.2))
     thread.join(10)
     assert (silent.text, silent.ended, silent.refused) == ("", False, False) and silent.seconds >= 0.2
+    assert silent.taken
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert not value(banner.probe(at._replace(port=server.getsockname()[1]), seconds=0.2)).taken
     at, _, thread = serve(b"", close=True)
     ended = value(banner.probe(at))
     thread.join(10)

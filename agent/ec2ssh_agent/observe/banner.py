@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ..facts import Banner, Listener
 from ..model import Fact, Seen, Unseen
-from ..netlink import SOCK_DIAG, open_socket, waiting
+from ..netlink import SOCK_DIAG, accepted, open_socket, waiting
 from ..plain import NamedTuple
 from ..reach.ruleset import Family
 from . import PROBE
@@ -72,7 +72,18 @@ def probe(at: Target, *, seconds: float = PROBE) -> Fact[Banner]:
             if error.errno != errno.ECONNRESET:
                 return Unseen(f"{where}: {error.strerror}")
             line, ended = b"", True
-    return Seen(Banner(line.decode("utf-8", "replace"), time.monotonic() - started, ended=ended and not line), where)
+        taken = not (line or ended) and _taken(sock, at.port)
+    took = time.monotonic() - started
+    return Seen(Banner(line.decode("utf-8", "replace"), took, ended=ended and not line, taken=taken), where)
+
+
+def _taken(sock: socket.socket, port: int) -> bool:
+    """Raises nothing: what cannot be looked at is not known to be taken."""
+    try:
+        with open_socket(SOCK_DIAG) as via:
+            return accepted(via, port, sock.getsockname()[1])
+    except OSError:
+        return False
 
 
 def _stands_still(port: int, end: float) -> bool:
