@@ -19,10 +19,10 @@ from fake_host import FakeHost
 UNITS = Systemd(Unseen("no"), Unseen("no"), Seen("rescue"), Seen(True))
 
 
-def process(host: FakeHost, pid: int, name: str, arguments: bytes = b"", *, uid: int = 0) -> None:
+def process(host: FakeHost, pid: int, name: str, arguments: bytes = b"", *, real: int = 0, uid: int = 0) -> None:
     host.put(f"/proc/{pid}/comm", name.encode() + b"\n")
     host.put(f"/proc/{pid}/cmdline", arguments)
-    host.put(f"/proc/{pid}/status", f"Name:\t{name}\nUid:\t1000\t{uid}\t{uid}\t{uid}\n".encode())
+    host.put(f"/proc/{pid}/status", f"Name:\t{name}\nUid:\t{real}\t{uid}\t{uid}\t{uid}\n".encode())
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,9 @@ def test_who_is_at_work(name: str, arguments: bytes, works: bool) -> None:
 
 def test_what_others_call_their_programs_holds_up_nothing() -> None:
     host = FakeHost()
-    process(host, 42, "apt", uid=1000)
-    process(host, 43, "python3", b"python3\0AnsiballZ_x\0", uid=65534)
+    process(host, 42, "apt", real=1000, uid=1000)
+    process(host, 43, "python3", b"python3\0AnsiballZ_x\0", real=65534, uid=65534)
+    process(host, 44, "apt", real=1000)  # a link to su, which waits for a password
     assert instance.busy(host) == Seen((), "/proc")
 
 

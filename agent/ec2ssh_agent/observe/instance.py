@@ -46,7 +46,7 @@ _AT_WORK = re.compile(
     rb"AnsiballZ_|ansible-tmp|puppet agent: applying|puppet[ \0]+apply|ProcessPayload|salt-call|chef-client|"
     rb"(?:^|/)unattended-upgrade(?:\0|$)|/cloud-init\0|/ufw\0|/firewall-cmd\0|^(?:[^\0]*/)?nft\0"
 )
-_ROOT = re.compile(rb"^Uid:\t\d+\t0\t", re.M)
+_ROOT = re.compile(rb"^Uid:\t0\t0\t", re.M)
 _RESTING = re.compile(rb"--daemonize|-i\0\d+|--interval|unattended-upgrade-shutdown|\0monitor(?:\0|$)")
 
 
@@ -126,7 +126,8 @@ def busy(host: Host) -> Fact[tuple[str, ...]]:
 def _of_root(host: Host, pid: int) -> bool:
     """Others change no rules and install nothing; and whoever calls a program `apt` must not hold up repairs.
 
-    The effective user: /proc/PID itself belongs to root where a process is not dumpable. Source: proc_pid_status(5).
+    The real and the effective user: a set-user-ID program runs by whatever name an ordinary user links it to, and
+    /proc/PID itself belongs to root where a process is not dumpable. Source: proc_pid_status(5).
     """
     try:
         return bool(_ROOT.search(host.read(f"/proc/{pid}/status")))
