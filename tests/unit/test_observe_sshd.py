@@ -374,6 +374,33 @@ def test_an_accept_queue_that_is_full_and_stands_still_is_silence() -> None:
         thread.join()
 
 
+def test_a_queue_that_a_flood_fills_again_does_not_stand_still() -> None:
+    done = threading.Event()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
+        at = banner.Target(Family.IPV4, "127.0.0.1", server.getsockname()[1])
+
+        def client() -> None:
+            made = stack.enter_context(socket.socket())
+            made.setblocking(False)  # on loopback it is connected at once, or not at all
+            made.connect_ex((at.address, at.port))
+
+        def slowly() -> None:
+            while not done.wait(0.05):
+                stack.enter_context(server.accept()[0])
+                client()
+
+        for _ in range(101):
+            client()
+        thread = threading.Thread(target=slowly)
+        thread.start()
+        try:
+            assert isinstance(banner.probe(at, seconds=0.8), Unseen)
+        finally:
+            done.set()
+            thread.join()
+
+
 def test_a_refusal_in_words_is_kept() -> None:
     at, _, thread = serve(b"Exceeded MaxStartups\r\n", close=True)
     got = value(banner.probe(at))

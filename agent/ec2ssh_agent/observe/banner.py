@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ..facts import Banner, Listener
 from ..model import Fact, Seen, Unseen
-from ..netlink import SOCK_DIAG, accepted, open_socket, waiting
+from ..netlink import SOCK_DIAG, accepted, listening, open_socket, waiting
 from ..plain import NamedTuple
 from ..reach.ruleset import Family
 from . import PROBE
@@ -87,14 +87,19 @@ def _taken(sock: socket.socket, port: int) -> bool:
 
 
 def _stands_still(port: int, end: float) -> bool:
-    """Raises nothing: what cannot be looked at is not known to stand still."""
+    """Whether nobody takes from the queue: most that wait stay, and into a full one nobody comes.
+
+    Raises nothing: what cannot be looked at is not known to stand still.
+    """
     try:
         with open_socket(SOCK_DIAG) as via:
             before = waiting(via, port)
             if not before:
                 return False
             time.sleep(max(_STILL, end - time.monotonic()))
-            return 2 * len(before & waiting(via, port)) > len(before)
+            after = waiting(via, port)
+            full = any(one.queue > one.backlog for one in listening(via, (port,)))
+            return 2 * len(before & after) > len(before) and not (full and after - before)
     except OSError:
         return False
 
