@@ -199,6 +199,13 @@ def test_an_endpoint_that_sends_back_what_it_got_tells_no_secret(tmp_path: Path,
         assert not re.search("t0k3n|s3cr3t|pass|dXNlcjpwYXNzQHdvcmQ", answer.text)
 
 
+def test_an_endpoint_that_names_the_key_or_the_password_alone_tells_no_secret() -> None:
+    with serving(reply("403 No", body=b"neither s3cr3t/1 nor s3cr3t%2F1 nor p@ssword is right")) as server:
+        there = url(server, path="/in?v=2&key=s3cr3t%2F1").replace("//", "//user:p%40ssword@")
+        answer = send(Config(report_url=there))
+    assert answer.text == "403 No: neither (hidden) nor (hidden) nor (hidden) is right"
+
+
 def test_a_token_that_comes_back_cut_off_is_no_less_a_secret(tmp_path: Path) -> None:
     token = "eyJhbGciOiJIUzI1NiJ9." + "0123456789abcdef" * 400  # more than is read of a body
 

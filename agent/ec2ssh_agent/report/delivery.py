@@ -176,11 +176,12 @@ class Endpoint:
 
     def _without_secrets(self, text: str) -> str:
         """Everybody may read the answer in status.json; an endpoint may send back what it got, an error the URL."""
-        secrets = [self.token, self.url.partition("?")[2]]
+        query = self.url.partition("?")[2]
+        secrets = [self.token, query, *(part.partition("=")[2] for part in query.split("&"))]
         for url in (self.url, *self.proxies.values()):
             userinfo = "".join(re.findall(r"(?:^|//)([^/?#]*)@", url)[:1])
-            secrets += [userinfo, base64.b64encode(unquote(userinfo).encode()).decode()]
-        for secret in secrets:
+            secrets += [userinfo, base64.b64encode(unquote(userinfo).encode()).decode(), userinfo.partition(":")[2]]
+        for secret in (*secrets, *map(unquote, secrets)):
             text = _hidden(text, secret) if len(secret) >= _SECRET else text
         return text
 
