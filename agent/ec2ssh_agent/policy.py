@@ -44,13 +44,15 @@ def hold(
     tripped = memory.may_attempt(remembered, finding.fault, clock.boot)
     if tripped:
         return Hold(tripped.why, tripped.seconds)
-    return _systemds(finding, facts, clock) or _settling(config, remembered, facts, clock)
+    return _systemds(finding, remembered, facts, clock) or _settling(config, remembered, facts, clock)
 
 
-def _systemds(finding: Finding, facts: Facts, clock: Clock) -> Optional[Hold]:
-    """A killed sshd belongs to systemd first."""
+def _systemds(finding: Finding, remembered: Memory, facts: Facts, clock: Clock) -> Optional[Hold]:
+    """A killed sshd belongs to systemd first; one that it restarts in vain, again and again, does not for ever."""
     unit = seen(facts.sshd.unit)
     if finding.id != "sshd-not-running" or not unit or not unit.sub.startswith("auto-restart"):
+        return None
+    if memory.unhealthy_for(remembered, clock.boot) >= PATIENCE:
         return None
     left = unit.since / 1e6 + RESTART - clock.boot
     return Hold(f"systemd is about to restart {unit.name} by itself", left) if left > 0 else None

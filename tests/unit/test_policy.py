@@ -45,14 +45,15 @@ def test_a_fault_has_to_settle_first() -> None:
 def test_the_first_second_after_a_kill_is_systemds() -> None:
     down = FAULT._replace(id="sshd-not-running", subject="")
 
-    def hold(age: float, fault: Finding = down) -> Optional[policy.Hold]:
+    def hold(age: float, fault: Finding = down, *, down_for: float = 29.0) -> Optional[policy.Hold]:
         unit = UnitState("ssh.service", "loaded", "activating", "auto-restart", since=int((NOW.boot - age) * 1e6))
-        return held(unhealthy(30.0), fault=fault, unit=unit)
+        return held(unhealthy(down_for), fault=fault, unit=unit)
 
     waiting = hold(0.25)
     assert waiting and waiting.seconds == 0.75 and "systemd" in waiting.why
     assert hold(1.0) is None
     assert hold(0.25, FAULT) is None, "a firewall is not systemd's"
+    assert hold(0.25, down_for=30.0) is None, "systemd has had its time"
 
 
 def test_a_firewall_tool_at_work_is_waited_for_but_not_for_ever() -> None:
