@@ -374,6 +374,19 @@ def test_an_accept_queue_that_is_full_and_stands_still_is_silence() -> None:
         thread.join()
 
 
+def test_a_place_far_back_in_a_queue_that_moves_is_no_hang() -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
+        address, port = server.getsockname()
+        clients = [stack.enter_context(socket.create_connection((address, port))) for _ in range(10)]
+        before = banner._waiting(port)
+        assert len(before) == 10 and not banner._taken(clients[-1], port, before)
+        for _ in range(6):
+            stack.enter_context(server.accept()[0])
+        assert banner._taken(clients[-1], port, before), "not yet accepted, but others are"
+        assert banner._taken(clients[0], port, frozenset())
+
+
 def test_a_queue_that_a_flood_fills_again_does_not_stand_still() -> None:
     done = threading.Event()
     with contextlib.ExitStack() as stack:

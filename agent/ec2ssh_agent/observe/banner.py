@@ -7,13 +7,14 @@ Source: RFC 4253 section 4.2.
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import time
 from collections.abc import Sequence
 
 from ..facts import Banner, Listener
 from ..model import Fact, Seen, Unseen
-from ..netlink import SOCK_DIAG, accepted, listening, open_socket, waiting
+from ..netlink import SOCK_DIAG, Netlink, accepted, listening, open_socket, waiting
 from ..plain import NamedTuple
 from ..reach.ruleset import Family
 from . import PROBE
@@ -66,40 +67,60 @@ def probe(at: Target, *, seconds: float = PROBE) -> Fact[Banner]:
             return Unseen(f"{where}: no connection within {min(seconds, _CONNECT):g} s")
         except OSError as error:
             return Unseen(f"{where}: {error.strerror}")
+        quick = select.select([sock], [], [], min(seconds, _CONNECT))[0]
+        before = frozenset() if quick else _waiting(at.port)
         try:
             line, ended = _line(sock, started + seconds)
         except OSError as error:
             if error.errno != errno.ECONNRESET:
                 return Unseen(f"{where}: {error.strerror}")
             line, ended = b"", True
-        taken = not (line or ended) and _taken(sock, at.port)
+        taken = not (line or ended) and _taken(sock, at.port, before)
     took = time.monotonic() - started
     return Seen(Banner(line.decode("utf-8", "replace"), took, ended=ended and not line, taken=taken), where)
 
 
-def _taken(sock: socket.socket, port: int) -> bool:
-    """Raises nothing: what cannot be looked at is not known to be taken."""
+def _waiting(port: int) -> frozenset[bytes]:
+    """Raises nothing: who cannot be looked at is not known to wait."""
     try:
         with open_socket(SOCK_DIAG) as via:
-            return accepted(via, port, sock.getsockname()[1])
+            return waiting(via, port)
+    except OSError:
+        return frozenset()
+
+
+def _taken(sock: socket.socket, port: int, before: frozenset[bytes]) -> bool:
+    """Whether the connection was accepted, or is only not at the head of a queue that somebody takes from.
+
+    Raises nothing: what cannot be looked at is not known to be taken.
+    """
+    try:
+        with open_socket(SOCK_DIAG) as via:
+            return accepted(via, port, sock.getsockname()[1]) or bool(before) and _moves(via, port, before)
     except OSError:
         return False
 
 
-def _stands_still(port: int, end: float) -> bool:
-    """Whether nobody takes from the queue: most that wait stay, and into a full one nobody comes.
+def _moves(via: Netlink, port: int, before: frozenset[bytes]) -> bool:
+    """Whether somebody takes from the queue: most that waited do no more, or into a full one others came.
 
-    Raises nothing: what cannot be looked at is not known to stand still.
+    Raises OSError.
     """
+    after = waiting(via, port)
+    # At both looks, but for the places that were just taken.
+    full = any(10 * min(len(before), one.queue) >= 9 * one.backlog for one in listening(via, (port,)))
+    return 2 * len(before & after) <= len(before) or full and bool(after - before)
+
+
+def _stands_still(port: int, end: float) -> bool:
+    """Raises nothing: what cannot be looked at is not known to stand still."""
     try:
         with open_socket(SOCK_DIAG) as via:
             before = waiting(via, port)
             if not before:
                 return False
             time.sleep(max(_STILL, end - time.monotonic()))
-            after = waiting(via, port)
-            full = any(one.queue > one.backlog for one in listening(via, (port,)))
-            return 2 * len(before & after) > len(before) and not (full and after - before)
+            return not _moves(via, port, before)
     except OSError:
         return False
 
