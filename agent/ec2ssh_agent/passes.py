@@ -134,7 +134,7 @@ def mend(
             elif hold:
                 dry = rung and config.repair_mode == "dry-run" and actor == "daemon"
                 advice[fault] = f"{hold.why}; {_would(ladder)}" if dry else hold.why
-                again = _sooner(again, hold.seconds)
+                again = sooner(again, hold.seconds)
             elif not rung:
                 advice[fault] = advice.get(fault) or ladder.withheld or "what the agent tried did not help"
         if not chosen:
@@ -150,7 +150,7 @@ def mend(
         except HostError as error:
             remembered = before  # nothing was tried
             advice[fault] = f"nothing is done, for it could not be recorded: {error}"
-            again = _sooner(again, _DISK)
+            again = sooner(again, _DISK)
             continue
         counted.add(fault)
         # Only its banner tells whether a hung sshd answers again, or hangs still; else a probe that libwrap refuses
@@ -164,13 +164,14 @@ def mend(
             break  # first that is taken back, by the next pass
     if counted & _critical(now.assessment):
         # What did not help may help in a moment (somebody else was at work); the circuit bounds how often.
-        again = _sooner(again, _RETRY)
+        again = sooner(again, _RETRY)
     elif made:
-        again = _sooner(again, _VERIFY)
+        again = sooner(again, _VERIFY)
     return Done(now, remembered, tuple(made), advice, again)
 
 
-def _sooner(one: Optional[float], other: Optional[float]) -> Optional[float]:
+def sooner(one: Optional[float], other: Optional[float]) -> Optional[float]:
+    """Of two waits, of which either may not be wanted."""
     return min((seconds for seconds in (one, other) if seconds is not None), default=None)
 
 

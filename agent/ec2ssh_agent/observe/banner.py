@@ -68,7 +68,7 @@ def probe(at: Target, *, seconds: float = PROBE) -> Fact[Banner]:
         except OSError as error:
             return Unseen(f"{where}: {error.strerror}")
         quick = select.select([sock], [], [], min(seconds, _CONNECT))[0]
-        before = frozenset() if quick else _waiting(at.port)
+        before = _Queue() if quick else _queue(at.port)
         try:
             line, ended = _line(sock, started + seconds)
         except OSError as error:
@@ -80,46 +80,54 @@ def probe(at: Target, *, seconds: float = PROBE) -> Fact[Banner]:
     return Seen(Banner(line.decode("utf-8", "replace"), took, ended=ended and not line, taken=taken), where)
 
 
-def _waiting(port: int) -> frozenset[bytes]:
+class _Queue(NamedTuple):
+    """An accept queue: the connections that wait in it, and for how many more there is room."""
+
+    waiting: frozenset[bytes] = frozenset()
+    room: int = 0
+
+
+def _queue(port: int) -> _Queue:
     """Raises nothing: who cannot be looked at is not known to wait."""
     try:
         with open_socket(SOCK_DIAG) as via:
-            return waiting(via, port)
+            # The room first: who comes between the two looks was there before, and found room.
+            used = [one for one in listening(via, (port,)) if one.queue]
+            room = sum(max(0, one.backlog + 1 - one.queue) for one in used)  # the kernel lets in one more
+            return _Queue(waiting(via, port), room)
     except OSError:
-        return frozenset()
+        return _Queue()
 
 
-def _taken(sock: socket.socket, port: int, before: frozenset[bytes]) -> bool:
+def _taken(sock: socket.socket, port: int, before: _Queue) -> bool:
     """Whether the connection was accepted, or is only not at the head of a queue that somebody takes from.
 
     Raises nothing: what cannot be looked at is not known to be taken.
     """
     try:
         with open_socket(SOCK_DIAG) as via:
-            return accepted(via, port, sock.getsockname()[1]) or bool(before) and _moves(via, port, before)
+            return accepted(via, port, sock.getsockname()[1]) or bool(before.waiting) and _moves(via, port, before)
     except OSError:
         return False
 
 
-def _moves(via: Netlink, port: int, before: frozenset[bytes]) -> bool:
-    """Whether somebody takes from the queue: most that waited do no more, or into a full one others came.
+def _moves(via: Netlink, port: int, before: _Queue) -> bool:
+    """Whether somebody takes from the queue: most that waited do no more, or more came than there was room for.
 
     Raises OSError.
     """
-    after = waiting(via, port)
-    # At both looks, but for the places that were just taken.
-    full = any(10 * min(len(before), one.queue) >= 9 * one.backlog for one in listening(via, (port,)))
-    return 2 * len(before & after) <= len(before) or full and bool(after - before)
+    now = waiting(via, port)
+    return 2 * len(before.waiting & now) <= len(before.waiting) or len(now - before.waiting) > before.room
 
 
 def _stands_still(port: int, end: float) -> bool:
     """Raises nothing: what cannot be looked at is not known to stand still."""
+    before = _queue(port)
+    if not before.waiting:
+        return False
+    time.sleep(max(_STILL, end - time.monotonic()))
     try:
         with open_socket(SOCK_DIAG) as via:
-            before = waiting(via, port)
-            if not before:
-                return False
-            time.sleep(max(_STILL, end - time.monotonic()))
             return not _moves(via, port, before)
     except OSError:
         return False
