@@ -13,7 +13,7 @@ class Driver:
     """A schedule that has made its first pass, with passes that cost nothing but what they are told to."""
 
     def __init__(self, interval: float = 1800.0) -> None:
-        self.interval = interval
+        self.interval, self.now = interval, 0.0  # `now`: of the last pass, where a test keeps it
         self.schedule = Schedule()
         self.schedule.stale("start", 0.0)
         assert self.schedule.due() == 0.0
@@ -110,6 +110,54 @@ def test_single_faults_are_met_at_once_however_many() -> None:
             driver.run(now, cost=0.08, took=0.1, again=again)
             now += 0.1
         now += 1.2
+
+
+@pytest.mark.parametrize(("reason", "by"), [("ruleset", "iptables"), ("wrappers", "")])
+def test_news_does_not_wait_behind_a_flood(reason: str, by: str) -> None:
+    driver, schedule = flooded()
+    waits = schedule.due() - driver.now
+    assert waits > 1.0
+    schedule.stale(reason, driver.now, by=by)
+    assert schedule.due() <= driver.now + BURST
+    driver.run(driver.now + BURST, cost=0.08)
+    schedule.stale("ruleset", driver.now + BURST, by="nft")
+    assert schedule.due() - driver.now > waits + 1.0, "the flood pays for it"
+    schedule.stale(reason, driver.now + 3.0, by=by)
+    assert schedule.due() - driver.now > waits + 1.0, "the second one of its kind is none"
+
+
+def test_news_that_comes_while_a_pass_is_made_is_looked_at_right_after_it() -> None:
+    _, schedule = flooded()
+    now = schedule.due()
+    schedule.take(now)
+    schedule.stale("wrappers", now + 0.05)
+    schedule.ended(now + 0.1, cost=0.08, interval=1800.0, again=None, full=False)
+    assert schedule.due() <= now + 0.1 + BURST
+
+
+def test_a_flood_of_news_costs_its_share_and_a_little() -> None:
+    """Programs with ever other names."""
+    driver, spent, now = Driver(), 0.0, 100.0
+    while now < 200.0:
+        driver.schedule.stale("ruleset", now, by=f"program-{now}")
+        if driver.schedule.due() <= now:
+            driver.run(now, cost=0.08)
+            spent += 0.08
+        now += 0.01
+    assert spent <= 100.0 * 0.05
+
+
+def flooded() -> tuple[Driver, Schedule]:
+    """A driver whose budget a flood of one program's changes has just used up."""
+    driver, now = Driver(), 100.0
+    while now < 130.0 or driver.now < now - 0.005:
+        now += 0.01
+        driver.schedule.stale("ruleset", now, by="nft")
+        if driver.schedule.due() <= now:
+            driver.run(now, cost=0.08)
+            driver.now = now
+    driver.schedule.stale("ruleset", now, by="nft")
+    return driver, driver.schedule
 
 
 def test_what_a_person_or_the_last_pass_wants_waits_for_no_budget() -> None:

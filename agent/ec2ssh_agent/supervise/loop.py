@@ -314,7 +314,7 @@ class Loop:
             with self._source("ruleset"):
                 found = self._rules.read()
         for made in found:
-            self._schedule.stale("ruleset", now)
+            self._schedule.stale("ruleset", now, by=made.program)
             if made.pid:
                 self._changers.pop((made.pid, made.program), None)
                 self._changers[made.pid, made.program] = made.id

@@ -3,7 +3,9 @@
 - A burst is one pass: it starts when nothing new came for QUIET seconds, or BURST after the first event.
 - Passes that events ask for get SHARE of one core, with BUDGET seconds of CPU at hand, which a quiet while fills up
   again at once. So single faults are met at once however many there are, and a host whose rules change all the time
-  costs SHARE, or one pass every LONGEST seconds where a pass is dear. A pass that repairs takes nothing from the
+  costs SHARE, or one pass every LONGEST seconds where a pass is dear. News, which nothing of its kind (the reason, and
+  who changed the rules) came before for a while, does not wait behind such a flood: its pass is made at once, and the
+  flood's next one later. A pass that repairs takes nothing from the
   budget: firewall-cmd alone is half a second, and how often it is tried the circuit bounds.
 - After a crash the pass is made again, later each time; events wait a little, too.
 """
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from typing import Optional
 
 QUIET, BURST = 0.005, 0.1  # short: a pass looks at the rules 50 ms after it has started, and sees what came till then
-SHARE, BUDGET, LONGEST = 0.035, 0.5, 5.0
+SHARE, BUDGET, LONGEST = 0.032, 0.5, 5.0
+_NEWS, _NEWS_APART, _KINDS = 10.0, 2.0, 64  # seconds without its kind, and between two of any; kinds remembered
 _CALM, _CALM_FACTOR = 1.0, 10.0  # a quiet while: so long, and so many times the CPU time of the last pass
 _RETRY_LONGEST, _EVENT_LONGEST = 300.0, 5.0
 # Wanted by the last pass, by the clock or by a person: they cost what they cost, and wait for nothing.
@@ -35,13 +38,21 @@ class Schedule:
         self._first = self._last = float("-inf")  # event of the burst; any event or end of a pass
         self._balance, self._balance_at = BUDGET, 0.0
         self._calm = _CALM
+        self._heard: dict[tuple[str, str], float] = {}  # kind of an event → when it came last, eldest first
+        self._news, self._news_at = False, float("-inf")  # the next pass waits for no budget
         self._events_not_before = float("-inf")
         self._timer = self._again = float("inf")
         self._running = False
         self.crashes = 0  # in a row
 
-    def stale(self, reason: str, now: float, delay: float = 0.0) -> None:
-        """An event: what `reason` names must be looked at, not before `delay` seconds."""
+    def stale(self, reason: str, now: float, delay: float = 0.0, *, by: str = "") -> None:
+        """An event, made `by` a program: what `reason` names must be looked at, not before `delay` seconds."""
+        last = self._heard.pop((reason, by), float("-inf"))
+        self._heard[reason, by] = now
+        if len(self._heard) > _KINDS:
+            del self._heard[next(iter(self._heard))]
+        if now - last >= _NEWS and now - self._news_at >= _NEWS_APART:
+            self._news, self._news_at = True, now
         if not any(self._ready_alone(name) for name in self._stale):
             self._first = now
             if not self._running and now - self._last >= self._calm:
@@ -65,7 +76,7 @@ class Schedule:
         if reason in _FREE:
             return event.first + event.delay
         settled = event.first + event.delay if event.delay else min(self._last + QUIET, self._first + BURST)
-        wait = min(max(0.0, -self._balance / SHARE), LONGEST)
+        wait = 0.0 if self._news else min(max(0.0, -self._balance / SHARE), LONGEST)
         return max(settled, self._balance_at + wait, self._events_not_before)
 
     def take(self, now: float) -> tuple[tuple[str, ...], float]:
@@ -75,7 +86,7 @@ class Schedule:
         if self._timer <= now:
             self._stale.setdefault("timer", _Stale(self._timer, 0.0))
             self._timer = float("inf")
-        self._again = float("inf")
+        self._again, self._news = float("inf"), False
         # What has to wait by itself stays; the rest comes along with whatever is due.
         ready = [name for name, event in self._stale.items() if event.first + event.delay <= now]
         first = min((self._stale[name].first for name in ready), default=now)
