@@ -386,8 +386,12 @@ def limited(made: Instance, pid: int, controller: str, value: int) -> Iterator[N
     (group / {"memory": "memory.limit_in_bytes" if old else "memory.max", "pids": "pids.max"}[controller]).write_text(
         str(value)
     )
-    (group / "cgroup.procs").write_text(str(outer))
+    procs, children = group / "cgroup.procs", Path(f"/proc/{outer}/task/{outer}/children")
+    procs.write_text(str(outer))
     try:
+        # What it had started before goes on without a limit.
+        started = set(children.read_text().split()) - set(procs.read_text().split())
+        wait_for("the end of what was started before", lambda: not started & set(children.read_text().split()), 60)
         yield
     finally:
         for member in (group / "cgroup.procs").read_text().split():
