@@ -158,7 +158,14 @@ def _page() -> dict[str, Any]:
     """Width and colour for whoever reads: 80 columns and none where it is not a terminal."""
     if not sys.stdout.isatty():
         return {"width": 80, "colour": False}
-    return {"width": _columns(), "colour": not os.environ.get("NO_COLOR")}
+    return {"width": _columns(), "colour": not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"}
+
+
+def _lines() -> int:
+    """Of the terminal; a serial console does not tell. 0 where there is none."""
+    if not sys.stdout.isatty():
+        return 0
+    return os.get_terminal_size(sys.stdout.fileno()).lines or 24
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -177,7 +184,7 @@ def _status(arguments: argparse.Namespace) -> int:
             from .report import spool
 
             document = {**document, "report": spool.latest(host, document["report"])}
-        page = status.render(document, stale=stale, **_page())
+        page = status.render(document, stale=stale, height=_lines(), **_page())
         if arguments.watch and sys.stdout.isatty():
             sys.stdout.write("\x1b[H\x1b[2J")
         _say({**document, "stale": stale}, arguments, page)
@@ -191,7 +198,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from . import passes, status
 
     document = passes.check(_host(arguments), _config(arguments))
-    _say(document, arguments, status.render(document, **_page()))
+    _say(document, arguments, status.render(document, height=_lines(), **_page()))
     return status.exit_status(document)
 
 
@@ -200,7 +207,7 @@ def _repair(arguments: argparse.Namespace) -> int:
 
     host, config = _host(arguments), _config(arguments)
     document = passes.repair(host, config, dry_run=arguments.dry_run, allow_disable=arguments.allow_disable)
-    text = passes.would_do(document) if arguments.dry_run else status.render(document, **_page())
+    text = passes.would_do(document) if arguments.dry_run else status.render(document, height=_lines(), **_page())
     _say(document, arguments, text)
     return status.exit_status(document)
 
@@ -232,7 +239,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     document = passes.check(_host(arguments), _config(arguments))
     found = explain.causes(arguments.error, document)
     answer = {"schema": "ec2ssh-agent.explain/1", "error": arguments.error, "causes": [c._asdict() for c in found]}
-    _say(answer, arguments, explain.render(arguments.error, document, found))
+    _say(answer, arguments, explain.render(arguments.error, document, found, width=_page()["width"]))
     return 0
 
 

@@ -63,8 +63,9 @@ def _sources(document: Mapping[str, Any], outcome: str, *, wrappers: bool = Fals
 def _cause(code: str, question: str, document: Mapping[str, Any], evidence: tuple[str, ...]) -> Cause:
     if evidence:
         return Cause(code, question, "yes", evidence)
-    unknown = document["health"] == "unknown" or not document["reach"]["answers"]
-    return Cause(code, question, "unknown" if unknown else "no", ())
+    if document["health"] == "unknown" or not document["reach"]["answers"]:
+        return Cause(code, question, "unknown", (document["summary"],))
+    return Cause(code, question, "no", ())
 
 
 def causes(error: str, document: Mapping[str, Any]) -> tuple[Cause, ...]:
@@ -98,14 +99,28 @@ def causes(error: str, document: Mapping[str, Any]) -> tuple[Cause, ...]:
     )
 
 
-def render(error: str, document: Mapping[str, Any], found: tuple[Cause, ...]) -> str:
+def render(error: str, document: Mapping[str, Any], found: tuple[Cause, ...], *, width: int = 80) -> str:
+    """The page, of lines that fit a console `width` columns wide."""
+    import textwrap  # not at the top, as in status
+
+    def fold(text: str, indent: str = "") -> list[str]:
+        after = indent * 2
+        return textwrap.wrap(
+            printable(text), max(width, 40), initial_indent=indent, subsequent_indent=after, break_on_hyphens=False
+        )
+
     lines = [_MESSAGE[error].format(port=document["ssh"].get("port") or 22), _MEANING[error], ""]
     for cause in found:
-        lines.append(f"{cause.code}: {cause.question}  {cause.answer.upper()}")
-        lines += [f"    {printable(text)}" for text in cause.evidence[:6]]
+        lines += fold(f"{cause.code}: {cause.question}  {cause.answer.upper()}")
+        for text in cause.evidence[:6]:
+            lines += fold(text, "    ")
     if not any(cause.answer in ("yes", "unknown") for cause in found):
-        lines += [
-            "",
-            "Nothing in this instance blocks SSH: look at security groups, network ACLs, routes and the address.",
-        ]
+        lines += ["", *fold(_elsewhere(document))]
     return "\n".join(lines) + "\n"
+
+
+def _elsewhere(document: Mapping[str, Any]) -> str:
+    """Where to look on: for something else in this instance, or outside."""
+    if document["health"] == "unreachable":
+        return f"Nothing in this instance makes this error, but SSH is not reachable: {document['summary']}"
+    return "Nothing in this instance blocks SSH: look at security groups, network ACLs, routes and the address."

@@ -20,6 +20,8 @@ _TITLE = {
     "unreachable": "SSH is UNREACHABLE",
     "unknown": "SSH's health is UNKNOWN",
 }
+#: Of the repairs that `status` shows, with their commands.
+_REPAIRS = 3
 #: Lists longer than this are cut in status and reports (contracts.md).
 LIST_CAP = 10_000
 
@@ -41,6 +43,13 @@ def bounded(value: Any) -> Any:
     return value
 
 
+def _judged(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rules of an answer without those for sources that no host answers (127/8 and the like: martians), which would
+    only hide what matters.
+    """
+    return [rule for rule in answer["rules"] if not (rule["table"] is None and rule["text"].startswith("martian"))]
+
+
 def public(document: Mapping[str, Any]) -> Document:
     """What any user may read: no rule texts and no source sets."""
     shown = dict(document)
@@ -48,7 +57,7 @@ def public(document: Mapping[str, Any]) -> Document:
         "answers": [
             {
                 **{key: answer[key] for key in ("interface", "family", "to", "port")},
-                "outcomes": sorted(name for name, sources in answer["sources"].items() if sources),
+                "outcomes": sorted({rule["outcome"] for rule in _judged(answer)}),
             }
             for answer in document["reach"]["answers"]
         ],
@@ -93,8 +102,18 @@ class _Page:
         ) or [""]
 
 
-def render(document: Mapping[str, Any], *, width: int = 80, colour: bool = False, stale: Optional[str] = None) -> str:
-    """The page that a person reads at night: what is wrong, what was done, who gets in."""
+def render(
+    document: Mapping[str, Any],
+    *,
+    width: int = 80,
+    height: int = 0,
+    colour: bool = False,
+    stale: Optional[str] = None,
+) -> str:
+    """The page that a person reads at night: what is wrong, what was done, who gets in.
+
+    `height` in lines, 0 where it does not scroll: a page that is longer says at its end, too, how SSH is.
+    """
     page = _Page(width, colour)
     health = "unknown" if stale else document["health"]
     page.lines.append(page.paint(_TITLE[health], health))
@@ -107,13 +126,18 @@ def render(document: Mapping[str, Any], *, width: int = 80, colour: bool = False
     _reach(page, document["reach"])
     if document["repairs"]:
         page.lines += ["", "Repairs, newest first"]
-        for repair in document["repairs"]:
+        for repair in document["repairs"][:_REPAIRS]:
             page.say(_repair_line(repair), 2, 4)
             for command in repair.get("commands", ()):
                 page.say("# " + command, 6, 2)
             for text in repair.get("notes", ()):
                 page.say(text, 6, 2)
+        if len(document["repairs"]) > _REPAIRS:
+            page.say("earlier ones: ec2ssh-agent history", 2)
     _notes(page, document)
+    if height and len(page.lines) >= height:
+        # What is left on a console that does not scroll back must not be the least of it.
+        page.lines += ["", page.lines[0]]
     return "\n".join(page.lines) + "\n"
 
 
@@ -158,13 +182,10 @@ def _reach(page: _Page, reach: Mapping[str, Any]) -> None:
         if "sources" not in answer:
             page.say("outcomes: " + ", ".join(answer.get("outcomes", ())), 4)
             continue
-        judged = [
-            rule for rule in answer["rules"] if not (rule["table"] is None and rule["text"].startswith("martian"))
-        ]
+        judged = _judged(answer)
         decided = {rule["outcome"] for rule in judged}
         for outcome, sources in answer["sources"].items():
             if decided == {outcome}:
-                # The sources that no host answers (127/8 and the like: martians) would only hide what matters.
                 page.say(f"{outcome:<12}everybody", 4)
             elif sources and outcome in decided:
                 rules = [rule["text"] for rule in judged if rule["outcome"] == outcome]

@@ -39,3 +39,27 @@ def test_wrappers_that_refuse_some_are_named_even_where_it_is_meant() -> None:
     cause = next(cause for cause in explain.causes("timeout", _document(refused)) if cause.code == "TCP wrappers")
     assert cause.answer == "yes"
     assert cause.evidence == ("on eth0 (ipv4) 203.0.113.0/24 because of ALL: ALL",)
+
+
+LONG = '-A INPUT -p tcp -m multiport --dports 22,80,443 -m comment --comment "ticket 4711: nobody from outside" -j DROP'
+
+
+def test_every_page_fits_a_console_of_80_columns() -> None:
+    for health, rules in (("ok", ()), ("unknown", ()), ("unreachable", (_rule(LONG, "ip filter", "iptables-nft"),))):
+        document = {**_document(*rules), "health": health, "summary": "could not look at the ruleset: " + LONG}
+        for error in ("timeout", "refused"):
+            page = explain.render(error, document, explain.causes(error, document))
+            assert max(len(line) for line in page.splitlines()) <= 80, page
+            assert page.count("\n") <= 24, page
+
+
+def test_what_shuts_ssh_in_another_way_is_not_said_to_be_outside() -> None:
+    document = {**_document(), "health": "unreachable", "summary": "ssh.service is masked"}
+    page = explain.render("timeout", document, explain.causes("timeout", document))
+    assert "security groups, network ACLs" not in page and "ssh.service is masked" in " ".join(page.split())
+
+
+def test_what_could_not_be_seen_is_said() -> None:
+    document = {**_document(), "health": "unknown", "summary": "could not look at the ruleset: only root may ask"}
+    assert _answer(document).answer == "unknown"
+    assert _answer(document).evidence == ("could not look at the ruleset: only root may ask",)

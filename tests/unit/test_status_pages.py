@@ -117,6 +117,24 @@ def test_nothing_that_the_host_says_drives_the_terminal() -> None:
     assert max(len(line) for line in page.splitlines()) <= 80
 
 
+def test_what_scrolls_off_a_console_is_said_again_at_its_end() -> None:
+    document = example()
+    document["repairs"] *= 10
+    page = status.render(document, height=24)
+    assert page.splitlines()[0] == page.splitlines()[-1] == "SSH is UNREACHABLE"
+    assert page.count("ufw allow 22/tcp") - 1 == 3 and "ec2ssh-agent history" in page
+    assert status.render(document).count("SSH is UNREACHABLE") == 1
+    assert status.render(document, height=100).count("SSH is UNREACHABLE") == 1
+
+
+def test_to_everybody_martians_are_no_outcome() -> None:
+    document = example()
+    rule = document["reach"]["answers"][0]["rules"][0]
+    martian = {**rule, "table": None, "sources": ["127.0.0.0/8"], "text": "martian source: loopback"}
+    document["reach"]["answers"][0]["rules"] = [{**rule, "outcome": "connected"}, martian]
+    assert status.public(document)["reach"]["answers"][0]["outcomes"] == ["connected"]
+
+
 def test_lists_are_cut_and_say_so() -> None:
     document = example()
     document["reach"]["answers"][0]["sources"]["timeout"] = ["10.0.0.1"] * 10_001
