@@ -8,8 +8,8 @@ idle    the agent for so long, with its settings as installed: its CPU, the pass
         instance. One pass that is asked for tells what the timed one costs, which is due every half hour.
 rules   a pass beside 20,000 nat rules of Kubernetes services, and what the kernel's tools need to print the chains that
         a SYN enters
-flood   200 changes of the ruleset a second by a program that speaks netlink; in the middle a fault: how soon SSH is
-        back, the agent's CPU, its memory
+flood   200 changes of the ruleset a second by a program that speaks netlink; in the middle a fault that the same
+        program makes, and later one by another: how soon SSH is back, the agent's CPU, its memory
 """
 
 from __future__ import annotations
@@ -45,13 +45,17 @@ library.nft_ctx_new.restype = ctypes.c_void_p
 context = ctypes.c_void_p(library.nft_ctx_new(0))
 def run(text):
     assert library.nft_run_cmd_from_buffer(context, text.encode()) == 0
-seconds, changes, began = float(sys.argv[1]), 0, time.monotonic()
+seconds, fault, changes, began = float(sys.argv[1]), float(sys.argv[2]), 0, time.monotonic()
 run("add table inet x; add chain inet x y")
 while time.monotonic() - began < seconds:
+    if time.monotonic() - began > fault:
+        broken, fault = time.time(), float("inf")
+        run("add table inet z; add chain inet z i { type filter hook input priority 0; }; "
+            "add rule inet z i tcp dport 22 drop")
     run("flush chain inet x y" if changes % 2 else "add rule inet x y drop")
     changes += 1
     time.sleep(max(0.0, began + changes / 200 - time.monotonic()))
-print(changes / (time.monotonic() - began))
+print(changes / (time.monotonic() - began), broken)
 run("delete table inet x")
 """
 COST = """
@@ -165,19 +169,23 @@ def flood(seconds: float) -> None:
         agent = supervisor(made)
         before, cpu = agent.memory("VmRSS"), agent.cpu
         told: list[str] = []
-        changing = _start(lambda: told.append(made.run(["python3", "-c", FLOOD, seconds], deadline=seconds + 60).out))
-        time.sleep(seconds / 2)
-        trial = Trial(made, SERVER4)
-        client = _start(trial.run)
-        broken = made.run("date +%s.%N; iptables -A INPUT -p tcp --dport 22 -j DROP").out
-        trial.broken.set()
+        argv = ["python3", "-c", FLOOD, seconds, seconds / 2]
+        changing = _start(lambda: told.append(made.run(argv, deadline=seconds + 60).out))
+        time.sleep(seconds / 2 - 5)
+        its, other = Trial(made, SERVER4), Trial(made, SERVER4)
+        for trial in (its, other):
+            trial.broken.set()
+        its.run()
+        time.sleep(seconds / 12)
+        client = _start(other.run)
+        broken = float(made.run("date +%s.%N; iptables -A INPUT -p tcp --dport 22 -j DROP").out)
         client.join()
         changing.join()
         share = (agent.cpu - cpu) / seconds
-        back = trial.back() - float(broken.split()[0])
-        after = agent.memory("VmRSS")
-        print(f"{float(told[0]):.0f} changes a second for {seconds:.0f} s: {share:.2%} of one core; {before} before, "
-              f"{after} after; a fault in the middle: SSH back after {back:.2f} s", flush=True)  # fmt: skip
+        rate, at = map(float, told[0].split())
+        print(f"{rate:.0f} changes a second for {seconds:.0f} s: {share:.2%} of one core; {before} before, "
+              f"{agent.memory('VmRSS')} after; a fault by the same program: SSH back after {its.back() - at:.2f} s, by "
+              f"another: after {other.back() - broken:.2f} s", flush=True)  # fmt: skip
 
 
 def _start(act: Callable[[], None]) -> threading.Thread:

@@ -42,7 +42,8 @@ def worker(config_path: str, root: str, wake: Wake) -> WatchList:
         with channel.busy(30.0):
             subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
     if "burn" in plan:
-        while time.process_time() < plan["burn"]:
+        end = time.process_time() + plan["burn"]
+        while time.process_time() < end:
             continue
     if plan.get("crash"):
         raise ZeroDivisionError("by nought")

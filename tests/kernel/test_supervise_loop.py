@@ -382,7 +382,8 @@ def test_the_timer_and_a_wanted_pass(daemon: Daemon) -> None:
 
 
 def test_endless_change_is_met_with_few_passes(daemon: Daemon) -> None:
-    armed(daemon, {}, burn=0.1)
+    """One worker makes them, which rests between them and goes when the flood is over."""
+    armed(daemon, {}, burn=0.05)
     text = "".join("flush chain inet x y\nadd rule inet x y drop\n" for _ in range(5))
     daemon.space.run("nft", "add table inet x; add chain inet x y")
     begin, changes = time.monotonic(), 0
@@ -392,8 +393,16 @@ def test_endless_change_is_met_with_few_passes(daemon: Daemon) -> None:
         time.sleep(0.02)
     took = time.monotonic() - begin
     passes = len(daemon.wakes) - 1
-    # 0.1 s and an interpreter's fork each; half a second of CPU at once, 3.5 % of the time after it.
-    assert 3 <= passes <= 2 + (0.5 + took * 0.035) / 0.1, (passes, changes, took)
+    # 0.05 s and a little each; half a second of CPU at once, 3.5 % of the time after it.
+    assert 6 <= passes <= 2 + (0.5 + took * 0.035) / 0.05, (passes, changes, took)
+    stayed = [wake["kept"] for wake in daemon.wakes if wake["stay"]]
+    assert len(stayed) >= 3 and len(set(stayed[1:])) == 1, stayed
+    assert daemon.process
+    children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children")
+    wait(lambda: not children.read_text(), "the end of the worker")
+    made = len(daemon.wakes)
+    daemon.next(lambda: daemon.space.run("nft", "delete", "table", "inet", "x"))
+    assert not daemon.wakes[made]["stay"] and "failed" not in daemon.log, daemon.log
 
 
 def test_a_pass_that_repairs_keeps_the_next_fault_waiting_for_nothing(daemon: Daemon) -> None:

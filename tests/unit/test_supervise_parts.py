@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -236,8 +237,14 @@ def finished(made: Pass, *, clock: float = 0.0) -> Pass:
     """Reads to the end of the pipe and reaps."""
     while select.select([made], [], [], PATIENCE)[0] and made.read(clock):
         continue
-    made.ended(os.waitpid(made.pid, 0)[1])
+    made.ended(*reaped(made))
     return made
+
+
+def reaped(made: Pass) -> tuple[int, float]:
+    """The wait status, and the CPU time."""
+    _, status, usage = os.wait4(made.pid, 0)
+    return status, usage.ru_utime + usage.ru_stime
 
 
 def good(config_path: str, root: str, wake: Wake) -> WatchList:
@@ -301,6 +308,88 @@ def test_a_killed_worker_and_one_that_hands_back_nothing() -> None:
     assert "handed back nothing" in finished(Pass(gone, "", "", wake=Wake(()), now=0.0, deadline=9.0)).trouble
 
 
+def following(worker: Callable[[str, str, Wake], WatchList], *, stay: bool = True) -> Pass:
+    """The first pass of a worker that is to stay for others, when it has ended or rests."""
+    made = Pass(worker, "", "", wake=Wake(("first",), stay=stay), now=0.0, deadline=9.0)
+    while select.select([made], [], [], PATIENCE)[0] and made.read(0.0) and not made.rests:
+        continue
+    return made
+
+
+def burning(config_path: str, root: str, wake: Wake) -> WatchList:
+    """Takes a tenth of a second of CPU, and tells who it is, and that it knows its wake."""
+    end = time.process_time() + 0.1
+    while time.process_time() < end:
+        continue
+    if "crash" in wake.reasons:
+        raise ZeroDivisionError("by nought")
+    return WatchList(status=f"{os.getpid()} {wake.reasons}", kept=wake.kept)
+
+
+def test_a_worker_that_is_to_stay_makes_the_next_pass_too() -> None:
+    made = following(burning)
+    assert made.rests and made.watch and made.watch.status == f"{made.pid} ('first',)"
+    assert 0.1 <= made.cost < 0.2
+    kept = b"x" * 30_000
+    assert made.again(Wake(("ruleset",), kept=kept), now=5.0, deadline=9.0)
+    assert not made.rests and made.watch is None and made.next == 14.0
+    finished(made)
+    assert made.watch == WatchList(status=f"{made.pid} ('ruleset',)", kept=kept), made.trouble
+    assert 0.1 <= made.cost < 0.2, "of this pass alone"
+
+
+def test_a_crash_of_a_worker_that_stayed_costs_and_is_told_like_any_other(capfd: pytest.CaptureFixture[str]) -> None:
+    made = following(burning)
+    assert made.again(Wake(("crash",), stay=True), now=5.0, deadline=9.0)
+    finished(made)
+    assert (made.watch, made.trouble) == (None, "ZeroDivisionError: by nought")
+    assert 0.1 <= made.cost < 0.25
+
+
+def test_a_worker_stays_for_no_pass_that_is_dear_nor_for_ever() -> None:
+    def dear(config_path: str, root: str, wake: Wake) -> WatchList:
+        for _ in range(3):
+            burning(config_path, root, wake)
+        return WatchList(status="dear")
+
+    made = finished(following(dear))
+    assert made.watch and not made.rests and made.cost >= 0.3
+
+    made, passes = following(good), 1
+    while made.again(Wake((), stay=True), now=0.0, deadline=9.0):
+        passes += 1
+        while select.select([made], [], [], PATIENCE)[0] and made.read(0.0) and not made.rests:
+            continue
+    made.dismiss()
+    assert reaped(made)[0] == signal.SIGKILL
+    assert passes == 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_resting_worker_ends_at_once_and_takes_no_other_pass(number: int) -> None:
+    made = following(good)
+    os.kill(made.pid, number)
+    code = os.waitstatus_to_exitcode(reaped(made)[0])
+    assert code == (0 if number == signal.SIGTERM else -number)
+    assert not made.again(Wake(()), now=0.0, deadline=9.0)
+    made.close()
+
+
+def test_a_resting_worker_ends_with_its_supervisor() -> None:
+    made = following(good)
+    made.close()
+    assert reaped(made)[0] == 0
+
+
+def test_sigterm_ends_no_pass_that_a_resting_worker_was_just_given() -> None:
+    made = following(good)
+    os.kill(made.pid, signal.SIGSTOP)
+    assert made.again(Wake(("ruleset",)), now=0.0, deadline=9.0)
+    made.stop(0.0, within=9.0)
+    os.kill(made.pid, signal.SIGCONT)
+    assert finished(made).watch == WatchList(status="  ('ruleset',)", ports=(22,)), made.trouble
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -354,7 +443,7 @@ def test_an_owners_tool_has_its_own_time_and_is_never_killed(tmp_path: Path) -> 
         made.stop(101.0, within=1.0)
         assert made.next == 100.5 + 5.0 + GRACE
         made.enforce(made.next)
-        made.ended(os.waitpid(made.pid, 0)[1])
+        made.ended(*reaped(made))
         assert made.watch is None and made.trouble
         time.sleep(0.1)
         assert alive(child)
@@ -418,7 +507,7 @@ def test_the_loop_imports_nothing_that_weighs() -> None:
 
 def test_a_plain_tuple_is_what_typing_makes_of_it() -> None:
     assert Wake._fields[:3] == ("reasons", "by", "mono")
-    assert Wake(("start",)) == (("start",), (), 0.0, 0, "", (), b"", False)
+    assert Wake(("start",)) == (("start",), (), 0.0, 0, "", (), b"", False, False)
     assert Wake(("start",))._replace(crashes=2).crashes == 2
     assert repr(WatchList()).startswith("WatchList(interval=1800.0, pulse=1.0, again=None")
     assert (Wake.__name__, Wake.__module__) == ("Wake", "ec2ssh_agent.supervise.watch")

@@ -18,7 +18,7 @@ from .inotify import XTABLES_LOCK, Inotify
 from .network import Network
 from .notify import Notifier
 from .probe import Probe
-from .schedule import FULL, Schedule
+from .schedule import FULL, LONGEST, Schedule
 from .socklook import AGAIN, Look
 from .watch import RESTART, RESTARTING, Wake, WatchList, default
 from .worker import Pass
@@ -42,6 +42,7 @@ _JUMP = 2.0  # seconds that the wall clock may move against the other one
 _CHANGERS = 16  # programs that changed the rules, remembered until the next pass
 # So many turns with shorter pauses, and events are gathered for a while before they are read.
 _FLOOD, _PAUSE, _NAP = 8, 0.05, 0.1
+_REST = LONGEST + 1.0  # seconds that a worker waits for another pass
 
 
 def clock() -> float:
@@ -78,6 +79,8 @@ class Loop:
         self._probed: Optional[str] = None
         self._patient = 0.0  # until then, or the next pass, systemd is left to restart sshd
         self._pass: Optional[Pass] = None
+        self._resting: Optional[Pass] = None  # its worker waits for another pass, until `_rest_until`
+        self._rest_until = float("inf")
         self._changers: dict[tuple[int, str], int] = {}  # → generation
         self._trouble = ""
         self._marked = True  # a trouble file may be there, of a supervisor before this one
@@ -123,6 +126,8 @@ class Loop:
             self._pass.enforce(now)
         elif not self._stopping and now >= self._schedule.due():
             self._begin(now)
+        elif now >= self._rest_until:
+            self._dismiss()
         if now >= self._alive_at:
             self._alive_at = now + self._notifier.every
             if not (self._pass and self._pass.stuck(now)):
@@ -130,7 +135,7 @@ class Loop:
 
     def _next(self) -> float:
         work = self._pass.next if self._pass else self._schedule.due()
-        return min(work, self._pulse_at, self._probe_at, self._probe.until, self._alive_at)
+        return min(work, self._rest_until, self._pulse_at, self._probe_at, self._probe.until, self._alive_at)
 
     # -- passes
 
@@ -146,22 +151,42 @@ class Loop:
             tuple(f"{name}: {why}" for name, why in sorted(self._missing.items())),
             b"" if self._schedule.crashes else self._list.kept,
             self._look is not None and self._look.hung,
+            self._schedule.short,
         )
         self._changers = {}
         if self._look:
             with self._source("listener"):
                 self._look.remember()
-        deadline = self._list.deadline
         try:
-            self._pass = Pass(self._worker, self._config_path, self._root, wake=wake, now=now, deadline=deadline)
+            self._pass = self._start(wake, now)
         except OSError as error:
             self._failed(wake, f"no pass could be started: {error.strerror}", cost=0.0, now=now)
             return
         self._on(self._pass.fileno(), self._hear)
 
+    def _start(self, wake: Wake, now: float) -> Pass:
+        """By the worker that rests, or by a new one. Raises OSError."""
+        deadline = self._list.deadline
+        resting = self._resting
+        if resting and resting.again(wake, now=now, deadline=deadline):
+            self._resting, self._rest_until = None, float("inf")
+            return resting
+        self._dismiss()
+        return Pass(self._worker, self._config_path, self._root, wake=wake, now=now, deadline=deadline)
+
+    def _dismiss(self) -> None:
+        """A worker must not wait for ever, nor longer than memory is better used by others."""
+        if self._resting:
+            self._resting.dismiss()
+        self._resting, self._rest_until = None, float("inf")
+
     def _hear(self, now: float) -> None:
-        if self._pass and not self._pass.read(now):
-            self._off(self._pass.fileno())
+        made = self._pass
+        if made and (not made.read(now) or made.rests):
+            self._off(made.fileno())
+            if made.rests:
+                self._pass, self._resting, self._rest_until = None, made, now + _REST
+                self._ended(made, now)
 
     def _reap(self, now: float) -> None:
         while True:
@@ -173,12 +198,15 @@ class Loop:
                 return
             if self._pass and pid == self._pass.pid:
                 self._off(self._pass.fileno())
-                self._pass.ended(status)
+                self._pass.ended(status, usage.ru_utime + usage.ru_stime)
                 made, self._pass = self._pass, None
-                self._ended(made, usage.ru_utime + usage.ru_stime, now)
+                self._ended(made, now)
+            elif self._resting and pid == self._resting.pid:
+                self._resting.close()  # somebody else ended it
+                self._resting, self._rest_until = None, float("inf")
 
-    def _ended(self, made: Pass, cost: float, now: float) -> None:
-        full = not FULL.isdisjoint(made.wake.reasons)
+    def _ended(self, made: Pass, now: float) -> None:
+        full, cost = not FULL.isdisjoint(made.wake.reasons), made.cost
         if made.watch and made.watch.patient:
             self._patient = now + RESTART
             self._schedule.ended(now, cost=cost, interval=self._list.interval, again=RESTART, full=False)
@@ -427,6 +455,7 @@ class Loop:
         signal.set_wakeup_fd(-1)
         for pid in tuple(self._pidfds):
             self._drop_process(pid)
+        self._dismiss()
         for source in (self._rules, self._network, self._inotify, self._look, self._legacy, self._probe, self._epoll):
             if source:
                 source.close()

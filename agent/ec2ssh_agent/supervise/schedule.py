@@ -79,6 +79,11 @@ class Schedule:
         wait = 0.0 if self._news else min(max(0.0, -self._balance / SHARE), LONGEST)
         return max(settled, self._balance_at + wait, self._events_not_before)
 
+    @property
+    def short(self) -> bool:
+        """Events come faster than their budget lets passes follow: after the next one there will be another soon."""
+        return self._balance < 0.0
+
     def take(self, now: float) -> tuple[tuple[str, ...], float]:
         """The reasons of the pass that starts now, and the first sight of the eldest."""
         if self._again <= now:

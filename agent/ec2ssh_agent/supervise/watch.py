@@ -27,6 +27,7 @@ class Wake(NamedTuple):
     missing: tuple[str, ...] = ()  # wake-up sources that this machine does not give: "name: why"
     kept: bytes = b""  # what the last pass handed back; empty after a crash
     hung: bool = False  # connections wait in sshd's accept queue, and it does not drain
+    stay: bool = False  # another pass will follow soon: the worker is to wait for it
 
 
 class WatchList(NamedTuple):

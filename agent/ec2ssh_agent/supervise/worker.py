@@ -1,4 +1,7 @@
-"""The supervisor's side of a pass: the forked worker, its pipe, its deadline, its end.
+"""The supervisor's side of a pass: the forked worker, its channel, its deadline, its end.
+
+Where passes follow each other, under a flood of changes, the worker rests between them: most of what a pass costs is
+its imports.
 
 The worker leads a session and a process group; the programs that it runs lead groups of their own (host.py). So
 "killed with its group" means the tree below it. A worker that is killed while an owner's tool is at work (`busy`) dies
@@ -9,9 +12,10 @@ from __future__ import annotations
 
 import marshal
 import os
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socketpair
 
 from ..plain import TYPE_CHECKING, signal
-from .channel import LENGTH, be_worker
+from .channel import LENGTH, be_worker, framed
 from .watch import WatchList
 
 if TYPE_CHECKING:
@@ -21,26 +25,22 @@ if TYPE_CHECKING:
     from .watch import Wake
 
 GRACE = 2.0  # seconds from SIGTERM to SIGKILL
-_LARGEST = 4 << 20  # bytes over the pipe
+_LARGEST = 4 << 20  # bytes that a pass may write
+_MOST = 30  # passes of one worker: what it collects is gone with it
 _SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 
 class Pass:
-    """A pass that is being made. `watch` is what it handed back, `trouble` why it did not."""
+    """A pass that is being made. `watch` is what it handed back, `trouble` why it did not; where it said `rest`, the
+    worker waits for the next one, and `cost` (seconds of CPU) is known before it ends."""
 
     def __init__(self, worker: Worker, config_path: str, root: str, *, wake: Wake, now: float, deadline: float) -> None:
         """Forks. Raises OSError."""
-        self.wake = wake
-        self.watch: Optional[WatchList] = None
-        self.trouble = ""
-        self.deadline = now + deadline
-        self._tool = False  # an owner's tool is at work
-        self._left = 0.0  # of the deadline, meanwhile
-        self._asked = False  # SIGTERM was sent
-        self._kill_at = 0.0
-        self._buffer = b""
-        self._size = 0
-        self._pipe, end = os.pipe()
+        self._made = 0
+        self._charged = 0.0  # seconds of CPU, of this worker's earlier passes
+        self._begin(wake, now=now, deadline=deadline)
+        ours, theirs = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+        self._pipe, end = ours.detach(), theirs.detach()
         os.set_blocking(self._pipe, False)
         # The child must not take a signal for the supervisor's before it has its own handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -55,6 +55,40 @@ class Pass:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(end)
 
+    def _begin(self, wake: Wake, *, now: float, deadline: float) -> None:
+        self.wake = wake
+        self.watch: Optional[WatchList] = None
+        self.trouble = ""
+        self.deadline = now + deadline
+        self.rests = False
+        self.cost = 0.0
+        self._made += 1
+        self._tool = False  # an owner's tool is at work
+        self._left = 0.0  # of the deadline, meanwhile
+        self._asked = False  # SIGTERM was sent
+        self._kill_at = 0.0
+        self._buffer = b""
+        self._size = 0
+
+    def again(self, wake: Wake, *, now: float, deadline: float) -> bool:
+        """The resting worker makes another pass; false where it cannot any more."""
+        data = framed(tuple(wake))
+        try:
+            taken = self._made < _MOST and os.write(self._pipe, data) == len(data)
+        except (BlockingIOError, BrokenPipeError):
+            taken = False
+        if taken:
+            self._begin(wake, now=now, deadline=deadline)
+        return taken
+
+    def dismiss(self) -> None:
+        """Ends a worker that rests, and so is in the middle of nothing. It is still to be reaped."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.close()
+
+    def close(self) -> None:
+        os.close(self._pipe)
+
     def fileno(self) -> int:
         return self._pipe
 
@@ -65,6 +99,8 @@ class Pass:
                 data = os.read(self._pipe, 1 << 16)
             except BlockingIOError:
                 return True
+            except ConnectionResetError:
+                data = b""  # it ended without having read what it was sent
             if not data:
                 return False
             self._size += len(data)
@@ -88,6 +124,9 @@ class Pass:
                 self.trouble = str(value)
             elif kind == "watch":
                 self.watch = WatchList(*value)
+            elif kind == "rest" and not self._asked:
+                self.rests, self.cost = True, float(value)
+                self._charged += self.cost
         except (EOFError, ValueError, TypeError) as error:
             self.trouble = f"the pass wrote nonsense: {error}"
 
@@ -140,10 +179,12 @@ class Pass:
             except ProcessLookupError:
                 continue  # it ended meanwhile
 
-    def ended(self, status: int) -> None:
-        """It was reaped with that wait status: takes in what is left, and says why there is no watch list."""
+    def ended(self, status: int, used: float) -> None:
+        """It was reaped with that wait status, having used that much CPU: takes in what is left, and says why there is
+        no watch list."""
         self.read(0.0)
-        os.close(self._pipe)
+        self.cost = max(0.0, used - self._charged)
+        self.close()
         code = os.waitstatus_to_exitcode(status)
         if code < 0:
             self.trouble = self.trouble or f"the pass was killed by signal {-code}"
