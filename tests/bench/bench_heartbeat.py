@@ -29,9 +29,10 @@ def prepare(root: Path, server: Server, ca: Path, format: str) -> None:
     for path in ("run/ec2ssh-agent", "var/lib/ec2ssh-agent-report", "etc/ec2ssh-agent"):
         (root / path).mkdir(parents=True)
     (root / "etc/key").write_text("k3y\n")
+    (root / "etc/ca.pem").write_bytes((ca / "ca.pem").read_bytes())
     (root / "run/ec2ssh-agent/status.json").write_text(json.dumps({**example(), "valid_until": "2099-01-01T00:00:00Z"}))
     (root / "etc/ec2ssh-agent/agent.conf").write_text(
-        f"[repair]\nmode = off\n[report]\nurl = {url(server, 'https')}\nformat = {format}\nca_file = {ca}/ca.pem\n"
+        f"[repair]\nmode = off\n[report]\nurl = {url(server, 'https')}\nformat = {format}\nca_file = /etc/ca.pem\n"
         "hmac_key_file = /etc/key\n[identity]\nimds = off\n"
     )
 

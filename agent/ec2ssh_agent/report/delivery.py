@@ -148,10 +148,13 @@ class Endpoint:
         self.proxies: Mapping[str, str] = {}
         self.session = session()
         self.session.mount("http+unix://", _unix_adapter())
-        self.session.verify = config.report_ca_file or next((path for path in _BUNDLES if host.exists(path)), True)
+        if self.url.startswith("https://"):
+            _try_certificates(host, config)
+        bundle = config.report_ca_file or next((path for path in _BUNDLES if host.exists(path)), "")
+        self.session.verify = host.path(bundle) if bundle else True
         if config.report_client_cert:
-            cert, key = config.report_client_cert, config.report_client_key
-            self.session.cert = (cert, key) if key else cert
+            cert, key = host.path(config.report_client_cert), config.report_client_key
+            self.session.cert = (cert, host.path(key)) if key else cert
 
     def send(
         self, request: Request, *, id: str, now: float, plain: bool = False, binary: bool = False, whole: float = WHOLE
@@ -200,8 +203,6 @@ class Endpoint:
         return answer
 
     def _send(self, request: Request, id: str, now: float, plain: bool, kind: str) -> Answer:
-        from requests.utils import get_environ_proxies
-
         url = address(self.url, request.path)
         compressed = request.compress and not plain and len(request.body) >= _COMPRESS_FROM
         body = gzip.compress(request.body, 6, mtime=0) if compressed else request.body
@@ -209,9 +210,7 @@ class Endpoint:
         if compressed:
             headers["Content-Encoding"] = "gzip"
         for _ in range(_REDIRECTS + 1):
-            # What is for this instance leaves it by no proxy: its token may be in clear.
-            here = "+unix" in url or _loopback(url)
-            self.proxies = {} if here else get_environ_proxies(url, no_proxy=None)
+            self.proxies = _proxies(url)
             response = self.session.post(
                 url, data=body, headers=headers, proxies=self.proxies, timeout=(CONNECT, READ),
                 allow_redirects=False, stream=True,
@@ -257,6 +256,55 @@ def _secret(host: Host, path: str) -> bytes:
     if not content:
         raise Misconfigured(f"{path}: empty")
     return content
+
+
+def _try_certificates(host: Host, config: Config) -> None:
+    """Raises Misconfigured for files that OpenSSL does not take: amidst a connection its error would name none, and it
+    would ask whoever is at a terminal for the password of a key that has one.
+    """
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ca, cert, key = config.report_ca_file, config.report_client_cert, config.report_client_key
+
+    def no_password() -> str:
+        raise Misconfigured(f"{key or cert}: the key has a password, and nobody is there to give it")
+
+    with _named(f"{ca}: no CA certificate"):
+        if ca and os.path.isdir(host.path(ca)):
+            context.load_verify_locations(capath=host.path(ca))
+        elif ca:
+            context.load_verify_locations(host.path(ca))
+    for path in filter(None, (cert, key)):
+        _secret(host, path)
+    with _named(f"{' and '.join(filter(None, (cert, key)))}: no certificate with its key"):
+        if cert:
+            context.load_cert_chain(host.path(cert), host.path(key) if key else None, no_password)
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Raises Misconfigured for what OpenSSL says, without its tags."""
+    try:
+        yield
+    except OSError as error:
+        why = re.sub(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$", "", error.strerror or str(error))
+        raise Misconfigured(f"{what}: {why}") from error
+
+
+def _proxies(url: str) -> dict[str, str]:
+    """The proxies that the environment names for a URL. Raises InvalidProxyURL, ValueError."""
+    from requests.exceptions import InvalidProxyURL
+    from requests.utils import get_environ_proxies, select_proxy
+
+    if "+unix" in url or _loopback(url):
+        return {}  # what is for this instance leaves it by no proxy: its token may be in clear
+    found: dict[str, str] = get_environ_proxies(url, no_proxy=None)
+    chosen = select_proxy(url, found)
+    # With a user and no host requests fails in its own code.
+    if chosen and not urlsplit(chosen if "//" in chosen else f"//{chosen}").hostname:
+        raise InvalidProxyURL(f"the proxy variable for {urlsplit(url).scheme}:// names no host")
+    return found
 
 
 def _hidden(text: str, secret: str) -> str:
@@ -342,10 +390,10 @@ def _reason(error: BaseException) -> str:
     """The innermost error's words: requests wraps them in several coats."""
     inner: Any = error
     for _ in range(8):
-        deeper = getattr(inner, "reason", None) or (inner.args[0] if inner.args else None)
-        if not isinstance(deeper, BaseException):
+        deeper = [e for e in (getattr(inner, "reason", None), *inner.args) if isinstance(e, BaseException)]
+        if not deeper:
             break
-        inner = deeper
+        inner = deeper[0]
     # urllib3 1.26 begins with the connection: `<urllib3.connection.HTTPSConnection object at 0x7f…>: `.
     return re.sub(r"^<[^>]* object at 0x[0-9a-f]+>:? ", "", str(inner))
 

@@ -354,6 +354,8 @@ def main(argv: Optional[list[str]] = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.background and not _detach():
         return 0
+    # urllib3 would write the keys of each connection there, and fail where it cannot.
+    os.environ.pop("SSLKEYLOGFILE", None)
     host = Host(arguments.root)
     asked = arguments.now or bool(arguments.only)
     try:
