@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Optional
 
 from . import __version__
 from .config import FILE, Config, load
-from .host import Host
+from .host import Denied, Host
 from .model import AgentError, UsageError
 
 
@@ -44,6 +44,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         self.print_usage(sys.stderr)
         self.exit(UsageError.exit_status, f"{self.prog}: {message}\n")
+
+    def exit(self, status: int = 0, message: Optional[str] = None) -> NoReturn:
+        sys.stdout.flush()  # help that a full disk loses is said like any other output
+        super().exit(status, message)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,15 +112,16 @@ def process() -> NoReturn:
 def main(argv: Optional[list[str]] = None) -> int:
     """Exit status: contracts.md, "Commands"; 64 and 78 for usage and configuration."""
     _streams()
-    arguments = parser().parse_args(argv)
     try:
+        arguments = parser().parse_args(argv)
         status = int(_COMMANDS[arguments.command](arguments))
         sys.stdout.flush()
         return status
     except AgentError as error:
         from .status import printable
 
-        print(f"ec2ssh-agent: {printable(error)}", file=sys.stderr)
+        hint = " (run it as root)" if isinstance(error, Denied) and os.geteuid() else ""
+        print(f"ec2ssh-agent: {printable(error)}{hint}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
@@ -143,6 +148,8 @@ def _streams() -> None:
 
 
 def _host(arguments: argparse.Namespace) -> Host:
+    if not os.path.isdir(arguments.root):
+        raise UsageError(f"--root {arguments.root}: no such directory")
     return Host(arguments.root)
 
 

@@ -19,7 +19,7 @@ from .config import Config
 from .facts import Facts
 from .host import Host, HostError
 from .memory import Clock, Memory
-from .model import AgentError, Seen, Severity, Unseen
+from .model import AgentError, Health, Seen, Severity, Unseen
 from .observe import PROBE, instance, observe, question, rulesets
 from .plain import NamedTuple
 from .reach import AnalysisError, analyse, merged, wrappers
@@ -276,7 +276,10 @@ def would_do(made: Document) -> str:
         for number, rung in enumerate(item["rungs"]):
             lines.append(f"# {'otherwise, ' if number else ''}{rung['why']}")
             lines += [line if not number else f"#   {line}" for line in rung["commands"]]
-    return "\n".join(lines or ["# nothing to repair"]) + "\n"
+    if not lines:
+        unknown = made["health"] == Health.UNKNOWN.value
+        lines = [f"# what there is to repair is not known: {made['summary']}" if unknown else "# nothing to repair"]
+    return "\n".join(lines) + "\n"
 
 
 # -- what is kept

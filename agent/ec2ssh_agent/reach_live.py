@@ -7,7 +7,7 @@ import argparse
 from .config import Config
 from .facts import Facts, Machine, Sshd, UnitState
 from .host import Host
-from .model import Seen, Unseen, UsageError
+from .model import AgentError, Seen, Unseen, UsageError
 from .observe import bypass, network, question, rulesets, sockets, wrappers
 from .reach import analyse, merged
 from .reach import wrappers as libwrap
@@ -32,6 +32,8 @@ def ask(host: Host, arguments: argparse.Namespace, config: Config) -> Asked:
         asked = _only(asked, arguments.to)
     decisions = _decisions(facts, asked.port)
     if isinstance(facts.ruleset, Unseen):
+        if arguments.__dict__["from"]:  # there is no path to show
+            raise AgentError(f"the rules could not be read: {facts.ruleset.reason}")
         return Asked((_nothing(asked, facts.ruleset.reason),), Ruleset(()), decisions)
     asked_ports = [asked._replace(port=port) for port in question.ports(facts)]
 

@@ -12,6 +12,8 @@ from typing import Optional
 import jsonschema
 import pytest
 
+from ec2ssh_agent import passes
+
 ROOT = Path(__file__).resolve().parents[2]
 RULES = '*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp -m comment --comment "café →" -j DROP\nCOMMIT\n'
 
@@ -29,6 +31,10 @@ def ran(tmp_path: Path, shell: str, **variables: str) -> subprocess.CompletedPro
     [
         ("$A config show > /dev/full", 74, "ec2ssh-agent: standard output: No space left on device\n"),
         ("$A history > /dev/full", 74, "ec2ssh-agent: standard output: No space left on device\n"),
+        ("$A --help > /dev/full", 74, "ec2ssh-agent: standard output: No space left on device\n"),
+        ("$A status --help > /dev/full", 74, "ec2ssh-agent: standard output: No space left on device\n"),
+        ("$A --root /nonexistent check", 64, "ec2ssh-agent: --root /nonexistent: no such directory\n"),
+        ("$A --root /nonexistent purge", 64, "ec2ssh-agent: --root /nonexistent: no such directory\n"),
         ("$A history >&-", 0, ""),
         ("$A check >&-", 2, ""),
         ("$A history --nonsense 2>&-", 64, ""),
@@ -59,6 +65,20 @@ def test_what_the_terminal_cannot_show_is_an_escape(tmp_path: Path) -> None:
     (tmp_path / "rules").write_text(RULES)
     done = ran(tmp_path, f"$A reach --iptables-save {tmp_path}/rules", PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and r'"caf\xe9 \u2192"' in done.stdout, done.stderr
+
+
+def test_who_may_not_look_is_told_so_and_not_that_nothing_is_wrong() -> None:
+    nobody = f"setpriv --reuid 65534 --regid 65534 --clear-groups {sys.executable} -m ec2ssh_agent"
+    script = f"mount -t tmpfs -o mode=0755 tmpfs /run; {nobody} reach --from 203.0.113.7; echo $?; {nobody} resume"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "agent"), "PYTHONDONTWRITEBYTECODE": "1"}
+    # A network and a /run of its own.
+    argv = ["unshare", "--net", "--mount", "sh", "-c", script]
+    done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("1\n", 3), done.stderr
+    assert "the rules could not be read: nf_tables: only root may ask" in done.stderr
+    assert "Permission denied (run it as root)" in done.stderr
+    unknown = passes.would_do({"would": [], "health": "unknown", "summary": "could not look at the ruleset"})
+    assert unknown == "# what there is to repair is not known: could not look at the ruleset\n"
 
 
 COMMANDS = (
