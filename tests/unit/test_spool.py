@@ -11,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
-from ec2ssh_agent.config import Config
+import ec2ssh_agent
+from ec2ssh_agent.config import Config, parse
 from ec2ssh_agent.host import Failed, Host
 from ec2ssh_agent.report import spool
 from fake_host import FakeHost
 from status_example import example
 
+SCHEMA = json.loads((Path(ec2ssh_agent.__file__).parent / "schemas/report.json").read_text())
 CONFIG = Config(report_url="https://user:secret@health.example/in?key=1")
 
 
@@ -163,6 +166,24 @@ def test_a_huge_report_is_cut(tmp_path: Path) -> None:
     spool.enqueue(host, CONFIG, document(findings=[finding] * 50), None, "change")
     spool.enqueue(host, CONFIG, document(findings=[finding] * 5000), None, "change")
     assert all(len(spool.read(host, entry)) < 1 << 20 for entry in spool.entries(host))
+
+
+def test_a_report_is_cut_to_the_spools_bound_and_not_lost(tmp_path: Path) -> None:
+    """At the least bound that a configuration may have, whatever characters it is made of."""
+    ((_, least, _),) = parse("[report]\nspool_max = 64KiB\n", "file")
+    host, bounded = Host(str(tmp_path)), CONFIG._replace(report_spool_max=least)
+    for number, text in enumerate(("x" * 100_000, "\N{PILE OF POO}" * 100_000, "\0" * 100_000)):
+        findings = [{**example()["findings"][0], "subject": str(n), "summary": text, "repair": text} for n in range(50)]
+        repairs = [{**example()["repairs"][0], "id": f"{n}", "commands": [text] * 9, "notes": [text]} for n in range(9)]
+        for kind in ("change", "repair"):
+            sick = document(findings=findings, repairs=repairs, summary=text)
+            id = spool.enqueue(host, bounded, sick, None, kind)
+            held = {entry.id: spool.read(host, entry) for entry in spool.entries(host)}
+            assert sum(map(len, held.values())) <= least, (number, kind)
+            report = json.loads(held[id])
+            assert report["truncated"] and report["kind"] == kind and report["health"] == "unreachable"
+            assert len(report["repairs"]) == 9
+            jsonschema.validate(report, SCHEMA)
 
 
 # -- kill points

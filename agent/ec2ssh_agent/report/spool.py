@@ -33,7 +33,7 @@ CONFIG = f"{DIRECTORY}/config.json"
 #: What was true before the first report that did not fit on the disk; in memory, which is there when the disk is full.
 _UNTOLD = "/run/ec2ssh-agent/untold.json"
 _ACK_CAP = 4096
-_REPORT_CAP = 1 << 20
+_REPORT_CAP, _LARGEST = 1 << 20, 1 << 19
 #: By which the number of those dropped may lengthen a report.
 _DIGITS = 10
 #: However small they are: listing and checking more would cost every pass.
@@ -154,6 +154,7 @@ def _enqueue(
     _sweep(host)
     id = str(uuid.uuid4())
     report = content.report(document, previous=previous, kind=kind, id=id, sequence=sequence)
+    report = _fitted(report, min(_LARGEST, config.report_spool_max) - _DIGITS)
     state = _make_room(host, config.report_spool_max, len(_encode(report)) + _DIGITS, state)
     body = _encode({**report, "dropped": state.dropped})
     entry = Entry(sequence, kind, id, f"{sequence:010d}-{kind}-{id}.json")
@@ -169,14 +170,23 @@ def _enqueue(
 
 
 def _encode(report: content.Report) -> bytes:
-    """A report that is too large goes without evidence, and with few findings."""
-    body = json.dumps(report, separators=(",", ":")).encode() + b"\n"
-    if len(body) < _REPORT_CAP // 2:
-        return body
-    few = [{**finding, "evidence": []} for finding in report["findings"][:20]]
-    few_repairs = [{**repair, "commands": [], "notes": []} for repair in report["repairs"]]
-    cut = {**report, "findings": few, "resolved": report["resolved"][:20], "repairs": few_repairs, "truncated": True}
-    return json.dumps(cut, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(report, separators=(",", ":")).encode() + b"\n"
+
+
+def _fitted(report: content.Report, most: int) -> content.Report:
+    """The report; where that takes more bytes, one without evidence and commands, and with as few findings as it takes.
+
+    So the spool's bound holds, and no change or repair is lost for its length.
+    """
+    repairs = [{**repair, "commands": [], "notes": []} for repair in report["repairs"]]
+    fitted = report
+    for few in (20, 10, 5, 2, 1, 0):
+        if len(_encode(fitted)) <= most:
+            break
+        findings = [{**finding, "evidence": []} for finding in report["findings"][:few]]
+        fitted = {**report, "findings": findings, "resolved": report["resolved"][:few], "repairs": repairs}
+        fitted["truncated"] = True
+    return fitted
 
 
 def _prepare(host: Host) -> None:
