@@ -37,5 +37,10 @@ def wait_daemon(made: Instance) -> None:
     wait_for("the daemon's first pass", lambda: made.agent("status").code != 3, 60)
 
 
+def open_records(made: Instance) -> str:
+    """Of changes that are under way. The directory is made by the first."""
+    return made.run("ls /var/lib/ec2ssh-agent/open", check=False).out
+
+
 def main_pid(made: Instance) -> str:
     return made.run("systemctl show -P MainPID ec2ssh-agent.service").out.strip()

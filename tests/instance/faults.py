@@ -31,15 +31,19 @@ def _firewall(name: str, breaks: str, symptom: str, heal: str, *, finding: str =
 _KEEP = "cp -a /etc/ssh /etc/ssh.kept; "
 _BACK = f"rm -rf /etc/ssh; mv /etc/ssh.kept /etc/ssh; {RESTART}"
 
+_LIMIT = "/run/systemd/system/ssh.service.d"
+
 SSHD = (
     Fault("stopped", "systemctl stop ssh.service", "refused", "sshd-not-running", RESTART),
     Fault("hung", f"kill -STOP {PID}", "silent", "sshd-hung", "true"),
     Fault(
         "start-limit",
-        "for n in 1 2 3 4 5 6 7 8; do systemctl restart ssh.service || true; done",
+        # Within a day, not within ten seconds, which a busy machine does not keep.
+        f"mkdir -p {_LIMIT}; printf '[Unit]\\nStartLimitIntervalSec=1d\\n' > {_LIMIT}/limit.conf;"
+        " systemctl daemon-reload; for n in 1 2 3 4 5 6 7 8; do systemctl restart ssh.service || true; done",
         "refused",
         "sshd-not-running",
-        RESTART,
+        f"rm -r {_LIMIT}; systemctl daemon-reload; {RESTART}",
     ),
     Fault(
         "configuration-error",

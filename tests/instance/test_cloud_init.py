@@ -35,7 +35,7 @@ def _done(made: Instance) -> None:
     """Waits for the end of cloud-init's work of this boot, which must be without errors."""
 
     def ended() -> bool:
-        return made.run("cloud-init status", check=False).out.split()[-1] in ("done", "error")
+        return made.run("cloud-init status", check=False).out.split()[-1:] in (["done"], ["error"])
 
     wait_for("the end of cloud-init", ended, 180)
     status = made.run("cloud-init status --long", check=False).out

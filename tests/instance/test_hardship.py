@@ -6,11 +6,11 @@ import json
 import re
 import socket
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
-from daemon import findings, main_pid, status, wait_baseline, wait_daemon
+from daemon import findings, main_pid, open_records, status, wait_baseline, wait_daemon
 from harness import SERVER4, SERVER6, Instance, boot, wait_for
 
 CONFIG = """\
@@ -19,6 +19,13 @@ settle = 0s
 baseline_after = 1s
 max_attempts = 20
 """
+
+
+def last_repair(made: Instance) -> dict[str, Any]:
+    """SSH works before the pass that repaired it has looked again and published what it did."""
+    wait_for("a published repair", lambda: bool(status(made)["repairs"]), 30)
+    repair: dict[str, Any] = status(made)["repairs"][0]
+    return repair
 
 
 def test_all_at_once() -> None:
@@ -52,12 +59,12 @@ def test_a_killed_sshd_whose_unit_waits_long_is_started_after_a_second() -> None
         wait_baseline(made)
         made.write("/etc/systemd/system/ssh.service.d/later.conf", "[Service]\nRestartSec=300\n")
         made.run("systemctl daemon-reload")
-        killed = float(made.run("kill -9 $(systemctl show -P MainPID ssh.service); date +%s.%N").out)
+        killed = float(made.run("date +%s.%N; kill -9 $(systemctl show -P MainPID ssh.service)").out)
         made.client.wait_ssh(60)
-        repair = status(made)["repairs"][0]
+        repair = last_repair(made)
         assert repair["finding"] == "sshd-not-running"
         record = json.loads(made.read(f"/var/lib/ec2ssh-agent/changes/{repair['id']}/record.json"))
-        assert record["time"] - killed >= 0.8  # the first second is systemd's
+        assert record["time"] - killed >= 1.0  # the first second is systemd's
 
 
 #: It listens, and accept(2) fails: a hang without a signal.
@@ -89,7 +96,7 @@ def test_an_sshd_that_accepts_no_more_is_restarted_and_no_other_change_hides_it(
         made.write("/etc/ec2ssh-agent/agent.conf.d/90-mode.conf", "[repair]\nmode = repair\n")
         made.run("systemctl reload ec2ssh-agent.service")
         made.client.wait_ssh(30)
-        assert status(made)["repairs"][0]["finding"] == "sshd-hung"
+        assert last_repair(made)["finding"] == "sshd-hung"
         for one in first + more:
             one.close()
 
@@ -210,7 +217,7 @@ def test_the_agent_is_stopped_or_killed_while_an_owners_tool_is_at_work(owner: s
             made.client.wait_ssh(60)
             if owner == "ufw":
                 assert "ENABLED=yes" in made.read("/etc/ufw/ufw.conf")
-            wait_for("closed records", lambda: not made.run("ls /var/lib/ec2ssh-agent/open").out, 30)
+            wait_for("closed records", lambda: not open_records(made), 30)
             made.run(heals[owner])
             made.agent("resume")
             made.client.wait_ssh(60)
@@ -304,7 +311,7 @@ def test_ten_minutes_of_another_manager_pile_nothing_up() -> None:
         assert last.files <= first.files + 2 * changes + 5
         assert max(item.rules for item in sizes) <= first.rules + 5
         assert max(item.processes for item in sizes) <= first.processes + 3
-        assert made.run("ls /var/lib/ec2ssh-agent/open").out == ""
+        assert open_records(made) == ""
         made.run("systemctl stop other.service")
         made.agent("resume", check=True)
         made.client.wait_ssh(30)

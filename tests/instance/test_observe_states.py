@@ -107,7 +107,8 @@ def test_sshd_in_its_states(instance: Instance) -> None:
 
 def test_sshd_that_cannot_start(instance: Instance) -> None:
     instance.run("echo 'Port 2222\\nBogus yes' > /etc/ssh/sshd_config.d/bad.conf; systemctl restart ssh.service || :")
-    broken = until(instance, lambda sshd: unit(sshd).active == "failed")
+    # The journal takes a moment to have what systemd said.
+    broken = until(instance, lambda sshd: unit(sshd).active == "failed" and "ssh.service" in str(sshd.reasons))
     assert unit(broken).result in ("exit-code", "start-limit-hit")
     assert (test(broken).good, test(broken).file, test(broken).line) == (False, "/etc/ssh/sshd_config.d/bad.conf", 2)
     assert [path for path, _ in seen(broken.files)] == ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/bad.conf"]

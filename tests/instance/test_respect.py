@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from daemon import wait_baseline, wait_daemon
+from daemon import status, wait_baseline, wait_daemon
 from harness import CLIENTS4, SERVER4, SERVER6, Instance, boot, wait_for
 
 DAEMON = """\
@@ -136,7 +136,8 @@ def test_intent_is_reported_and_not_overridden() -> None:
         made.client.wait_ssh(30)
         made.run("iptables -F INPUT")
 
-        made.run("echo 'ALL: ALL' > /etc/hosts.deny; touch /etc/hosts.allow; chattr +i /etc/hosts.allow || true")
+        # The fault last: the agent is to meet it with the file as it is meant to be.
+        made.run("touch /etc/hosts.allow; chattr +i /etc/hosts.allow || true; echo 'ALL: ALL' > /etc/hosts.deny")
         if "i" in made.run("lsattr /etc/hosts.allow", check=False).out.split(" ")[0]:
             wait_for("the finding", lambda: "immutable" in made.agent("status").out, 30)
             assert made.client.symptom() == "closed"
@@ -189,7 +190,8 @@ def test_an_owners_repair_survives_its_reload_and_a_reboot(owner: str) -> None:
         made.run(breaks[owner])
         made.client.wait_ssh(60)
         made.client.wait_ssh(60, to=SERVER6)
-        # The agent looks on: from here on nothing more is to be repaired.
+        # The agent looks on: from here on nothing more is to be repaired. Before it was, the status was the same.
+        wait_for("the repair", lambda: bool(status(made)["repairs"]), 60)
         wait_for("health", lambda: made.agent("status").code == 0, 60)
         made.run("systemctl stop ec2ssh-agent.service; systemctl disable -q ec2ssh-agent.service")
         made.run(reload[owner])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from daemon import findings, main_pid, status, wait_baseline
+from daemon import findings, main_pid, open_records, status, wait_baseline
 from harness import Instance, boot, limited, wait_for
 from misfortune import CLOCK, DISK, preload
 
@@ -51,12 +51,7 @@ def endured(made: Instance) -> Iterator[None]:
     wait_for("the withdrawal", lambda: "ec2ssh-agent" not in made.run("iptables-save").out, 60)
     lines = [line for line in Instance.diff(before, made.snapshot()) if not re.match(r"\d{4}: ", line)]
     assert not lines, "\n".join(lines)
-    assert records(made) == ""
-
-
-def records(made: Instance) -> str:
-    """Of changes that are under way. The directory is made by the first."""
-    return made.run(f"ls {STATE}/open", check=False).out
+    wait_for("closed records", lambda: open_records(made) == "", 30)
 
 
 def untouched(made: Instance) -> None:
@@ -154,12 +149,12 @@ def test_the_tool_that_changes_rules_hangs_and_the_agent_is_paused_meanwhile(mad
     with endured(made):
         hang(made, "iptables iptables-nft")
         made.run("/usr/sbin/" + BREAK)
-        wait_for("the record", lambda: records(made) != "", 30)
+        wait_for("the record", lambda: open_records(made) != "", 30)
         made.agent("pause", "1h", check=True)
         wait_for("what is wrong", lambda: "not yet taken back" in str(status(made)), 60)
         made.run("rm /usr/local/sbin/*")
         look(made)
-        wait_for("what was left is taken back", lambda: records(made) == "", 60)
+        wait_for("what was left is taken back", lambda: open_records(made) == "", 60)
         wait_for("the pause", lambda: "repairs are paused" in str(status(made)), 30)
         untouched(made)
         assert made.client.symptom(timeout=1.5) == "timeout"
