@@ -297,3 +297,29 @@ def test_what_is_not_d_bus_is_unseen(root: Path, said: bytes) -> None:
     thread.start()
     assert isinstance(firewalld.collect(Host(str(root)), NO_RULES), Unseen)
     thread.join(10)
+
+
+def test_systemd_is_asked_again_when_its_restart_of_sshd_is_due(root: Path) -> None:
+    """That ends the slack of its timer."""
+    asked: list[float] = []
+    began = Host("").monotonic()
+    properties = {"RestartUSec": ("t", 200_000), "StateChangeTimestampMonotonic": ("t", int(began * 1e6))}
+    waiting = a_systemd([("ssh.service", "loaded", "activating", "auto-restart")], properties)
+
+    def answer(interface: str, member: str, body: tuple[Any, ...]) -> Optional[tuple[str, tuple[Any, ...]]]:
+        if member == "ListUnitsByNames":
+            asked.append(Host("").monotonic() - began)
+        return waiting(interface, member, body)
+
+    with serving(root, dbus.SYSTEMD, answer) as host:
+        assert systemd.restarting(host)
+        assert len(asked) == 2 and asked[1] >= 0.2, asked
+        properties["RestartUSec"] = ("t", 42_000_000)
+        assert systemd.restarting(host) and len(asked) == 3, "too long to wait for"
+
+
+@pytest.mark.parametrize("sub", ["running", "dead"])
+def test_an_sshd_that_systemd_does_not_restart_is_waited_for_by_nobody(root: Path, sub: str) -> None:
+    with serving(root, dbus.SYSTEMD, a_systemd([("ssh.service", "loaded", "active", sub)], {})) as host:
+        assert not systemd.restarting(host)
+    assert not systemd.restarting(Host(str(root))), "nobody answers"
