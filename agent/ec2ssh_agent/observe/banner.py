@@ -7,10 +7,10 @@ Source: RFC 4253 section 4.2.
 from __future__ import annotations
 
 import errno
-import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ..facts import Banner, Listener
 from ..model import Fact, Seen, Unseen
@@ -19,6 +19,7 @@ from ..plain import NamedTuple
 from ..reach.ruleset import Family
 from . import PROBE
 
+_T = TypeVar("_T")
 _GREETING = b"SSH-2.0-ec2ssh-agent\r\n"
 _MOST = 255  # RFC 4253: the longest identification line
 #: On this machine itself a connection is made at once, or it is dropped: waiting for it would only delay the repair.
@@ -67,14 +68,12 @@ def probe(at: Target, *, seconds: float = PROBE) -> Fact[Banner]:
             return Unseen(f"{where}: no connection within {min(seconds, _CONNECT):g} s")
         except OSError as error:
             return Unseen(f"{where}: {error.strerror}")
-        quick = select.select([sock], [], [], min(seconds, _CONNECT))[0]
-        before = _Queue() if quick else _queue(at.port)
         try:
-            line, ended = _line(sock, started + seconds)
+            line, ended, before = _line(sock, at.port, started + seconds)
         except OSError as error:
             if error.errno != errno.ECONNRESET:
                 return Unseen(f"{where}: {error.strerror}")
-            line, ended = b"", True
+            line, ended, before = b"", True, _Queue()
         taken = not (line or ended) and _taken(sock, at.port, before)
     took = time.monotonic() - started
     return Seen(Banner(line.decode("utf-8", "replace"), took, ended=ended and not line, taken=taken), where)
@@ -87,28 +86,34 @@ class _Queue(NamedTuple):
     room: int = 0
 
 
-def _queue(port: int) -> _Queue:
-    """Raises nothing: who cannot be looked at is not known to wait."""
+def _asked(question: Callable[[Netlink], _T], otherwise: _T) -> _T:
+    """What sock_diag(7) answers; `otherwise` where it cannot be asked: what is not seen is not known."""
     try:
         with open_socket(SOCK_DIAG) as via:
-            # The room first: who comes between the two looks was there before, and found room.
-            used = [one for one in listening(via, (port,)) if one.queue]
-            room = sum(max(0, one.backlog + 1 - one.queue) for one in used)  # the kernel lets in one more
-            return _Queue(waiting(via, port), room)
+            return question(via)
     except OSError:
-        return _Queue()
+        return otherwise
+
+
+def _queue(port: int) -> _Queue:
+    """Empty where it cannot be looked at."""
+
+    def look(via: Netlink) -> _Queue:
+        # The room first: who comes between the two looks was there before, and found room.
+        used = [one for one in listening(via, (port,)) if one.queue]
+        room = sum(max(0, one.backlog + 1 - one.queue) for one in used)  # the kernel lets in one more
+        return _Queue(waiting(via, port), room)
+
+    return _asked(look, _Queue())
 
 
 def _taken(sock: socket.socket, port: int, before: _Queue) -> bool:
-    """Whether the connection was accepted, or is only not at the head of a queue that somebody takes from.
+    """Whether the connection was accepted, or is only not at the head of a queue that somebody takes from."""
 
-    Raises nothing: what cannot be looked at is not known to be taken.
-    """
-    try:
-        with open_socket(SOCK_DIAG) as via:
-            return accepted(via, port, sock.getsockname()[1]) or bool(before.waiting) and _moves(via, port, before)
-    except OSError:
-        return False
+    def look(via: Netlink) -> bool:
+        return accepted(via, port, sock.getsockname()[1]) or bool(before.waiting) and _moves(via, port, before)
+
+    return _asked(look, False)
 
 
 def _moves(via: Netlink, port: int, before: _Queue) -> bool:
@@ -121,34 +126,31 @@ def _moves(via: Netlink, port: int, before: _Queue) -> bool:
 
 
 def _stands_still(port: int, end: float) -> bool:
-    """Raises nothing: what cannot be looked at is not known to stand still."""
+    """Whether at `end` most of those still wait that do now; False where nobody does."""
     before = _queue(port)
     if not before.waiting:
         return False
     time.sleep(max(_STILL, end - time.monotonic()))
-    try:
-        with open_socket(SOCK_DIAG) as via:
-            return not _moves(via, port, before)
-    except OSError:
-        return False
+    return _asked(lambda via: not _moves(via, port, before), False)
 
 
-def _line(sock: socket.socket, end: float) -> tuple[bytes, bool]:
-    """The first line, and whether the connection was ended. Raises OSError."""
-    got = b""
+def _line(sock: socket.socket, port: int, end: float) -> tuple[bytes, bool, _Queue]:
+    """The first line, whether the connection was ended, and who waited where none came at once. Raises OSError."""
+    got, before = b"", None
     while b"\n" not in got and len(got) < _MOST:
         left = end - time.monotonic()
         if left <= 0:
-            return got.strip(), False
-        sock.settimeout(left)
+            return got.strip(), False, before or _Queue()
+        sock.settimeout(left if before else min(left, _CONNECT))
         try:
             part = sock.recv(_MOST - len(got))
         except socket.timeout:
-            return got.strip(), False
+            before = before or _queue(port)
+            continue
         if not part:
-            return got.strip(), True
+            return got.strip(), True, _Queue()
         got += part
     line = got.partition(b"\n")[0].strip()
     if line.startswith(b"SSH-"):
         sock.sendall(_GREETING)
-    return line, False
+    return line, False, before or _Queue()
