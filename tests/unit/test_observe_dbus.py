@@ -323,3 +323,10 @@ def test_an_sshd_that_systemd_does_not_restart_is_waited_for_by_nobody(root: Pat
     with serving(root, dbus.SYSTEMD, a_systemd([("ssh.service", "loaded", "active", sub)], {})) as host:
         assert not systemd.restarting(host)
     assert not systemd.restarting(Host(str(root))), "nobody answers"
+
+
+def test_a_systemd_that_does_not_answer_holds_up_a_look_at_a_killed_sshd_for_less_than_any_other(root: Path) -> None:
+    with serving(root, dbus.SYSTEMD, None) as host:
+        began = time.monotonic()
+        assert not systemd.restarting(host)
+        assert time.monotonic() - began < 1.5, "the others wait for 2 s"

@@ -22,6 +22,8 @@ SERVICES = ("ssh.service", "sshd.service")
 SOCKETS = ("ssh.socket", "sshd.socket")
 _TARGETS = ("rescue.target", "emergency.target")
 _SOON, _LATE = 0.5, 0.005  # seconds
+#: One that does not answer so soon has more to do than to restart sshd: a look goes on without it (seconds).
+_BUSY = 0.3
 
 
 class Looked(NamedTuple):
@@ -110,7 +112,7 @@ def restarting(host: Host) -> bool:
     if not present(host):
         return False
     try:
-        with connect(host) as bus:
+        with connect(host, deadline=_BUSY + _SOON) as bus:
             name = _restarting(bus)
             if name:
                 wanted = ((_UNIT_SERVICE, "RestartUSec", 0), (_UNIT, "StateChangeTimestampMonotonic", 0))
