@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Optional
 
 import pytest
 
@@ -226,6 +227,19 @@ def test_the_analysis_says_what_the_kernel_does(places: list[World], name: str) 
     assert found == [[] for _ in BACKENDS], "\n".join(line for lines in found for line in lines)
 
 
+def lives_as_said(places: list[World], text: str, sources: list[str], *, wait: float) -> list[dict[str, Optional[str]]]:
+    """What each source lives through with those rules, once per backend; the answer is to say the same of all."""
+    lives = []
+    for place, backend in zip(places, BACKENDS):
+        layer = Layer(Family.IPV4, backend, Made(text, "", edges=(), unknowable=False))
+        assert load(place, [layer]) is None
+        reach = analyse(QUESTION, read([layer], {layer.save: place.host.run(layer.save)}, ""))
+        lived = dict(zip(sources, place.ask(sources, wait=wait)))
+        assert lived == {source: said(reach, source).outcome.value for source in sources}
+        lives.append(lived)
+    return lives
+
+
 @pytest.mark.parametrize("burst", [1, 2, 3])
 def test_a_connections_own_packets_use_up_a_burst(places: list[World], burst: int) -> None:
     """Asked once, of limits that are new: the answer is that for an idle source. What is left of earlier connections is
@@ -240,12 +254,7 @@ def test_a_connections_own_packets_use_up_a_burst(places: list[World], burst: in
     }
     rules = [f"-A INPUT -s {source} -p tcp --dport 22 {limit} -j ACCEPT" for source, limit in limits.items()]
     text = "\n".join(["*filter", ":INPUT DROP [0:0]", *rules, "COMMIT", ""])
-    for place, backend in zip(places, BACKENDS):
-        layer = Layer(Family.IPV4, backend, Made(text, "", edges=(), unknowable=False))
-        assert load(place, [layer]) is None
-        reach = analyse(QUESTION, read([layer], {layer.save: place.host.run(layer.save)}, ""))
-        lived = dict(zip(limits, place.ask(list(limits), wait=3.0)))
-        assert lived == {source: said(reach, source).outcome.value for source in limits}
+    lives_as_said(places, text, list(limits), wait=3.0)
 
 
 def test_a_syn_that_is_dropped_is_sent_again(places: list[World]) -> None:
@@ -262,10 +271,5 @@ def test_a_syn_that_is_dropped_is_sent_again(places: list[World]) -> None:
     text = "\n".join(
         ["*filter", ":first - [0:0]", *rules, "-A first -m recent --name first --set -j DROP", "COMMIT", ""]
     )
-    for place, backend in zip(places, BACKENDS):
-        layer = Layer(Family.IPV4, backend, Made(text, "", edges=(), unknowable=False))
-        assert load(place, [layer]) is None
-        reach = analyse(QUESTION, read([layer], {layer.save: place.host.run(layer.save)}, ""))
-        lived = dict(zip(once, place.ask(list(once), wait=8.0)))
-        assert lived == {source: said(reach, source).outcome.value for source in once}
+    for lived in lives_as_said(places, text, list(once), wait=8.0):
         assert "connected" in lived.values()
