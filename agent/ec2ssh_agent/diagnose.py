@@ -16,7 +16,7 @@ from .facts import Banner, Facts, Sshd, UnitState, intruders
 from .model import Fact, Finding, Health, Seen, Severity, Symptom, T
 from .plain import NamedTuple
 from .reach import addresses, wrappers
-from .reach.question import Answer, Deciding, Outcome, Reach
+from .reach.question import Answer, Cause, Deciding, Outcome, Reach
 from .reach.ruleset import Backend, Family, Ranges
 
 Baseline = Mapping[tuple[str, Family], Ranges]
@@ -196,7 +196,7 @@ def _no_routes(reach: Reach, gaps: tuple[Gap, ...], config: Config) -> Iterator[
         return  # who was never seen is not missed
     for way in ways:
         lost = [r for a in way.answers for r in a.rules if r.stage == "route" and r.outcome is not Outcome.UNCERTAIN]
-        lost = [r for r in lost if r.text == "no route back" or nobody and not r.text.startswith("martian")]
+        lost = [r for r in lost if r.cause is Cause.NO_WAY_BACK or nobody and r.cause is not Cause.MARTIAN]
         missed = addresses.subtract(_union(r.sources for r in lost), way.admitted)
         if addresses.intersect(missed, asked[way.family]):
             yield Finding(

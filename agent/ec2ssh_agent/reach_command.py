@@ -12,7 +12,7 @@ from .host import Host
 from .model import UsageError
 from .plain import NamedTuple
 from .reach import addresses
-from .reach.question import Answer, Outcome, Question, Reach, Trace
+from .reach.question import Answer, Cause, Outcome, Question, Reach, Trace
 from .reach.ruleset import Family, Ruleset
 from .reach_files import Asked, Decisions
 
@@ -102,11 +102,10 @@ def render(document: Document, *, width: int, colour: bool) -> str:
 
 def _doubtful(answer: Answer) -> bool:
     """Whether something is uncertain, other than for the networks behind other interfaces: containers', say."""
-    elsewhere = "the reply leaves by"
     few = 1 << addresses.BITS[answer.family] - 2
     return any(
         rule.outcome is Outcome.UNCERTAIN
-        and not (rule.text.startswith(elsewhere) and sum(high - low + 1 for low, high in rule.sources) < few)
+        and not (rule.cause is Cause.ELSEWHERE and sum(high - low + 1 for low, high in rule.sources) < few)
         for rule in answer.rules
     )
 

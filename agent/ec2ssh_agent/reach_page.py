@@ -12,7 +12,7 @@ from typing import Optional
 
 from .plain import NamedTuple
 from .reach import addresses
-from .reach.question import Answer, Deciding, Outcome, Reach, Trace
+from .reach.question import Answer, Cause, Deciding, Outcome, Reach, Trace
 from .reach.ruleset import Backend, Family, Ranges
 from .status import printable
 
@@ -43,9 +43,7 @@ class _Row(NamedTuple):
 
     @property
     def martian(self) -> bool:
-        return self.rules[0].table is None and all(
-            rule.table is None and rule.text.startswith("martian") for rule in self.rules
-        )
+        return all(rule.cause is Cause.MARTIAN for rule in self.rules)
 
 
 class _Ink:

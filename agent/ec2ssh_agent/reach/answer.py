@@ -60,6 +60,7 @@ def _deciding(
             table=spot.table,
             rule=spot.line,
             text=spot.text,
+            cause=spot.cause,
         )
     rule = spot.rule
     return Deciding(

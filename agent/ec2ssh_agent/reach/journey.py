@@ -13,7 +13,7 @@ from . import addresses, route
 from . import packet as packets
 from .notes import Key, Notes, Spot
 from .packet import Packet, Scene, State
-from .question import Link, Local, Outcome, Question, Visit
+from .question import Cause, Link, Local, Outcome, Question, Visit
 from .ruleset import Backend, Family, Ranges, Ruleset
 from .sources import Sources
 from .walk import Flows, Lost, Rejection, Walk, copied, merged
@@ -221,7 +221,7 @@ class Journey:
             return flows  # these sources got in before
         flows = copied(flows)
         for text, ranges in route.martians(self.question, self.local.family):
-            self._lose(flows, ranges, self.notes.kernel("route", text))
+            self._lose(flows, ranges, self.notes.kernel("route", text, Cause.MARTIAN))
         if self.local.family is Family.IPV4:
             if self.link.rp_filter:
                 for way in self._back(0):
@@ -232,7 +232,7 @@ class Journey:
                         self._lose(flows, way.ranges, key)
             loopback = {state for state in flows if state.nat and state.nat[0] >> 24 == 127}
             for state in loopback:
-                key = self.notes.kernel("route", "martian destination: translated to loopback")
+                key = self.notes.kernel("route", "martian destination: translated to loopback", Cause.MARTIAN)
                 self._end(Outcome.TIMEOUT, key, flows.pop(state).all())
         return {state: sources for state, sources in flows.items() if sources}
 
@@ -257,11 +257,11 @@ class Journey:
                     out.append((state._replace(oif="lo"), ranges))
                     continue
                 if way.device == "" and not way.doubt:
-                    self._end(Outcome.TIMEOUT, notes.kernel("route", "no route back"), ranges)
+                    self._end(Outcome.TIMEOUT, notes.kernel("route", "no route back", Cause.NO_WAY_BACK), ranges)
                     continue
                 text = way.doubt or (f"the reply leaves by {way.device}" if way.device != self.link.name else "")
                 if text:
-                    key = notes.kernel("route", text)
+                    key = notes.kernel("route", text, None if way.doubt else Cause.ELSEWHERE)
                     notes.doubt(key, ranges)
                     self._end(Outcome.TIMEOUT, key, ranges, verdict="continue")
                 out.append((state._replace(oif=way.device or self.link.name), ranges))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Optional
 
 from ..plain import NamedTuple
-from .question import Outcome
+from .question import Cause, Outcome
 from .ruleset import Backend, Chain, Ranges, Rule, Table
 
 
@@ -34,6 +34,7 @@ class Spot(NamedTuple):
     backend: Backend = Backend.KERNEL
     table: Optional[str] = None
     line: Optional[int] = None
+    cause: Optional[Cause] = None
 
 
 #: Names a Spot, and is cheap to hash: number of the base chain, chain, number of the rule (0: policy).
@@ -52,10 +53,10 @@ class Notes:
         self.silent: Optional[list[tuple[int, int]]] = None
         self.forked = False  # whether a source may have gone more than one way
 
-    def kernel(self, stage: str, text: str) -> Key:
+    def kernel(self, stage: str, text: str, cause: Optional[Cause] = None) -> Key:
         """A key for what no rule decides."""
         key = (-1, f"{stage}: {text}", 0)
-        self.spots.setdefault(key, Spot(None, stage=stage, text=text))
+        self.spots.setdefault(key, Spot(None, stage=stage, text=text, cause=cause))
         return key
 
     def end(self, outcome: Outcome, key: Key, ranges: Ranges) -> None:

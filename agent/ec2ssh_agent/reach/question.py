@@ -26,6 +26,16 @@ class Outcome(enum.Enum):
     UNCERTAIN = "uncertain"
 
 
+class Cause(enum.Enum):
+    """What routing makes of a source, whatever the rules say."""
+
+    __hash__ = object.__hash__  # as of Family
+
+    MARTIAN = "martian"
+    NO_WAY_BACK = "no way back"
+    ELSEWHERE = "another way back"  # by an interface whose rules and neighbours may be other ones
+
+
 class Local(NamedTuple):
     """An address of an interface, with its prefix length."""
 
@@ -115,6 +125,7 @@ class Deciding(NamedTuple):
     rule: Optional[int] = None
     handle: Optional[int] = None
     text: str = ""
+    cause: Optional[Cause] = None
 
 
 class Neighbours(NamedTuple):
