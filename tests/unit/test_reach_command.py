@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,10 +13,12 @@ from typing import Any, NamedTuple
 import jsonschema
 import pytest
 
-from ec2ssh_agent import reach_json
-from ec2ssh_agent.reach import addresses, to_json
-from ec2ssh_agent.reach.question import Answer, Deciding, Neighbours, Outcome, Reach, Trace
+from ec2ssh_agent import reach_command, reach_json
+from ec2ssh_agent.reach import addresses, analyse, to_json
+from ec2ssh_agent.reach.addresses import parse_cidr
+from ec2ssh_agent.reach.question import Answer, Cause, Deciding, Neighbours, Outcome, Reach, Route, Trace
 from ec2ssh_agent.reach.ruleset import Family
+from walk_question import ROUTES, filter_input, question
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "agent/ec2ssh_agent/schemas/reach.json").read_text())
@@ -252,6 +255,16 @@ def test_exit_status_of_files(tmp_path: Path) -> None:
     assert reach("--iptables-save", shut4).status == 0  # IPv6 is open
     assert reach("--iptables-save", shut4, "--ip6tables-save", shut6).status == 2
     assert reach("--iptables-save", unsure, "--to", "10.0.5.20/24").status == 1
+
+
+def test_exit_status_of_networks_behind_other_interfaces() -> None:
+    """Containers' addresses never come in by eth0: that theirs cannot be told is no trouble. Half the world's is."""
+    for elsewhere, status in (("172.17.0.0/16", 0), ("0.0.0.0/1", 1)):
+        route = Route(Family.IPV4, parse_cidr(elsewhere)[1], "docker0")
+        found = analyse(question(routes=(*ROUTES, route)), filter_input())
+        assert {rule.cause for rule in found.answers[0].rules} == {None, Cause.MARTIAN, Cause.ELSEWHERE}
+        document = reach_command.Document(found, (), live=True)
+        assert reach_command.exit_status(document, argparse.Namespace()) == status, elsewhere
 
 
 @pytest.mark.parametrize(
