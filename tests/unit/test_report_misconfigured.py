@@ -100,6 +100,7 @@ PROXIES = {
     "http://[::1": "Invalid IPv6 URL",
     "http://a:99999": "Failed to parse: http://a:99999",
     "http://.a..b": "",
+    "http://user:passw0rd@\N{ACCOUNT OF}": "contains invalid characters",
     "http://user:passw0rd\N{EURO SIGN}@127.0.0.1:1": "",
     "http://user:passw0rd@127.0.0.1:1": "Connection refused",
 }

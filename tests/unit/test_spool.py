@@ -82,6 +82,16 @@ def test_heartbeats_are_dropped_first_and_repairs_last_and_counted(tmp_path: Pat
     assert spool.summary(host, config)["dropped"] >= len(dropped)
 
 
+def test_a_test_report_drops_no_change_and_no_repair(tmp_path: Path) -> None:
+    host, config = Host(str(tmp_path)), CONFIG._replace(report_spool_max=8_000)
+    while not spool.read_state(host).dropped:
+        spool.enqueue(host, config, document(), None, "change")
+    before = spool.entries(host)
+    with pytest.raises(Failed, match="full"):
+        spool.enqueue(host, config, document(), None, "test")
+    assert spool.entries(host) == before and spool.read_state(host).dropped == 1
+
+
 def test_another_instance_begins_afresh(tmp_path: Path) -> None:
     host = Host(str(tmp_path))
     spool.enqueue(host, CONFIG, document(), None, "change")
@@ -122,6 +132,18 @@ def test_the_summary_says_what_waits_and_shows_no_secret(tmp_path: Path) -> None
         "url": "https://health.example/in", "waiting": 1, "parked": 1, "parked_because": "401 Unauthorized",
         "dropped": 0, "delivered": "2026-11-28T14:10:00Z", "last": "401 Unauthorized", "last_time": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:p@ssw0rd@health.example/in?key=1", "https://health.example/in"),
+        ("https://health.example/@me?to=a@b#c", "https://health.example/@me"),
+        ("http+unix://%2Frun%2Fthing.sock/in", "http+unix://%2Frun%2Fthing.sock/in"),
+    ],
+)
+def test_the_url_is_shown_without_secrets(url: str, shown: str) -> None:
+    assert spool.shown_url(url) == shown
 
 
 @pytest.mark.parametrize(

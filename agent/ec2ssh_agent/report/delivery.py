@@ -211,6 +211,7 @@ class Endpoint:
             headers["Content-Encoding"] = "gzip"
         for _ in range(_REDIRECTS + 1):
             self.proxies = _proxies(url)
+            _try_proxy(url, self.proxies)
             response = self.session.post(
                 url, data=body, headers=headers, proxies=self.proxies, timeout=(CONNECT, READ),
                 allow_redirects=False, stream=True,
@@ -293,18 +294,23 @@ def _named(what: str) -> Iterator[None]:
 
 
 def _proxies(url: str) -> dict[str, str]:
-    """The proxies that the environment names for a URL. Raises InvalidProxyURL, ValueError."""
-    from requests.exceptions import InvalidProxyURL
-    from requests.utils import get_environ_proxies, select_proxy
+    """The proxies that the environment names for a URL. Raises ValueError."""
+    from requests.utils import get_environ_proxies
 
     if "+unix" in url or _loopback(url):
         return {}  # what is for this instance leaves it by no proxy: its token may be in clear
     found: dict[str, str] = get_environ_proxies(url, no_proxy=None)
-    chosen = select_proxy(url, found)
-    # With a user and no host requests fails in its own code.
+    return found
+
+
+def _try_proxy(url: str, proxies: Mapping[str, str]) -> None:
+    """With a user and no host requests would fail in its own code. Raises InvalidProxyURL, ValueError."""
+    from requests.exceptions import InvalidProxyURL
+    from requests.utils import select_proxy
+
+    chosen = select_proxy(url, proxies)
     if chosen and not urlsplit(chosen if "//" in chosen else f"//{chosen}").hostname:
         raise InvalidProxyURL(f"the proxy variable for {urlsplit(url).scheme}:// names no host")
-    return found
 
 
 def _hidden(text: str, secret: str) -> str:
