@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -68,17 +67,23 @@ def _agent() -> str:
     return str(AGENT)
 
 
+def hold(place: World, seconds: float) -> str:
+    """Somebody has the lock of iptables-legacy; gives the pid of what it lasts as long as."""
+    place.sh(f"""flock /run/xtables.lock sh -c 'echo $$ >/run/holder; exec sleep {seconds}' >/dev/null 2>&1 </dev/null &
+        while ! test -s /run/holder; do sleep 0.02; done""")
+    return place.sh("cat /run/holder; rm /run/holder").strip()
+
+
 def test_a_held_lock_is_waited_for_and_its_holder_named(place: World) -> None:
     place.sh(BASE["iptables-legacy"])
     before = place.listing()
-    place.sh("flock /run/xtables.lock sleep 1.5 >/dev/null 2>&1 </dev/null &")
-    time.sleep(0.3)
+    hold(place, 1.5)
     made = said(place.drive("apply", rung=Rung("open", "", (LEGACY,))))
     said(place.drive("undo", id=made["records"][0]["id"]))
-    place.sh("flock /run/xtables.lock sleep 7 >/dev/null 2>&1 </dev/null &")
-    time.sleep(0.3)
+    holder = hold(place, 600)
     answer = place.drive("apply", rung=Rung("open", "", (LEGACY,)))
     assert answer and answer["error"] == "StepFailed" and "/run/xtables.lock: locked by pid" in answer["text"]
+    place.sh(f"kill {holder}")
     said(place.drive("recover"))
     assert place.listing() == before
 
