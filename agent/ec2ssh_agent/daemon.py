@@ -26,6 +26,8 @@ from .supervise.watch import RESTARTING, Wake, WatchList, default
 _GOOD = f"{publish.STATE}/config.json"
 #: A settling fault is waited for within the pass, if it is not longer than this (seconds).
 _NAP = 2.0
+_OWNERS = 1.0  # seconds that the end of an owner's tool is waited for within the pass; most are done by then
+_ENDED = 0.01  # seconds between two looks whether it has ended
 _HUNG_PROBE = 1.2  # seconds
 _UNSURE = 10.0  # seconds until sshd is asked again
 
@@ -130,22 +132,42 @@ def _mend(host: Host, config: Config, remembered: memory.Memory, wake: Wake, *, 
             by=by,
         )
 
+    def again(done: Done) -> Done:
+        return mend(done.memory, passes.look(host, config, done.memory, probe=probe))
+
+    def over(done: Done) -> bool:
+        return bool(done.records) or done.again is None or channel.stopping() or execute.pending(host)
+
+    def settled(done: Done, took: float) -> Done:
+        nap = done.again or 0.0
+        if over(done) or done.until or nap > _NAP:
+            return done
+        done = passes.keep(host, done)
+        # The second look is to end when the time to settle does: that adds no more than itself.
+        host.sleep(max(0.0, nap - took))
+        done = again(done)
+        if done.records or done.until or done.again is None or done.again > took:
+            return done
+        host.sleep(done.again)
+        stale = channel.generation() != (seen(done.look.facts.generation) or 0)
+        return again(done) if stale else mend(done.memory, done.look)
+
     began = host.monotonic()
     now = passes.look(host, config, remembered, probe=probe)
     took = host.monotonic() - began
-    done = mend(remembered, now)
-    nap = done.again
-    if done.records or nap is None or nap > _NAP or channel.stopping() or execute.pending(host):
-        return done
-    done = passes.keep(host, done)
-    # The second look is to end when the time to settle does: that adds no more than itself.
-    host.sleep(max(0.0, nap - took))
-    done = mend(done.memory, passes.look(host, config, done.memory, probe=probe))
-    if done.records or done.again is None or done.again > took:
-        return done
-    host.sleep(done.again)
-    stale = channel.generation() != (seen(done.look.facts.generation) or 0)
-    return mend(done.memory, passes.look(host, config, done.memory, probe=probe) if stale else done.look)
+    done = settled(mend(remembered, now), took)
+    while done.until and not over(done) and host.monotonic() - began < _NAP:
+        done = passes.keep(host, done)
+        await_end(host, done.until)
+        done = again(done)
+    return done
+
+
+def await_end(host: Host, pids: tuple[int, ...]) -> None:
+    """The end of all these, _OWNERS seconds at most: a look at once after it meets their rules whole."""
+    end = host.monotonic() + _OWNERS
+    while host.monotonic() < end and any(host.exists(f"/proc/{pid}") for pid in pids):
+        host.sleep(_ENDED)
 
 
 def _who(host: Host, pid: int, program: str) -> str:

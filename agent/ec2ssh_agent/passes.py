@@ -54,6 +54,7 @@ class Done(NamedTuple):
     records: tuple[Record, ...] = ()
     advice: dict[str, str] = {}
     again: Optional[float] = None  # seconds until another pass is wanted
+    until: tuple[int, ...] = ()  # processes for whose end a repair waits
     notes: tuple[str, ...] = ()
 
 
@@ -123,6 +124,7 @@ def mend(
     tried: set[tuple[str, str]] = set()
     counted: set[str] = set()  # a ladder is one attempt, whatever its height
     again: Optional[float] = None
+    until: tuple[int, ...] = ()
     while not stopping():
         chosen: Optional[tuple[Ladder, Rung]] = None
         for ladder in ladders(host, config, remembered, now, allow_disable=allow_disable):
@@ -134,7 +136,7 @@ def mend(
             elif hold:
                 dry = rung and config.repair_mode == "dry-run" and actor == "daemon"
                 advice[fault] = f"{hold.why}; {_would(ladder)}" if dry else hold.why
-                again = sooner(again, hold.seconds)
+                again, until = sooner(again, hold.seconds), until or hold.until
             elif not rung:
                 advice[fault] = advice.get(fault) or ladder.withheld or "what the agent tried did not help"
         if not chosen:
@@ -167,7 +169,7 @@ def mend(
         again = sooner(again, _RETRY)
     elif made:
         again = sooner(again, _VERIFY)
-    return Done(now, remembered, tuple(made), advice, again)
+    return Done(now, remembered, tuple(made), advice, again, until)
 
 
 def sooner(one: Optional[float], other: Optional[float]) -> Optional[float]:

@@ -181,7 +181,7 @@ def test_rules_that_change_while_they_are_read_are_read_again(host: Namespace) -
 def test_rules_that_never_stand_still_are_unseen(host: Namespace) -> None:
     host.run("iptables-nft", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
     got = read(host, change="iptables-nft -A INPUT -s 192.0.2.2 -j DROP", times=100)
-    assert got["unseen"] == "the rules were changed while they were read, 5 times in a row"
+    assert got["unseen"] == "the rules were changed while they were read, 10 times in a row"
 
 
 def test_what_was_read_is_read_again_only_after_a_change(host: Namespace) -> None:

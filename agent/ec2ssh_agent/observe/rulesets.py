@@ -46,8 +46,9 @@ from . import nf_tables
 Json = dict[str, object]
 
 _LARGE = 2000  # rules; beyond, chains are read one by one
-_TRIES = 5
-_AGAIN = 0.05  # seconds before the second try, doubled for each further one
+_TRIES, _RESTARTS = 10, 5
+_REST = 0.025  # seconds without a change, after which the rules are read again
+_WAIT, _PATIENCE = 2, 30  # times that: the wait for it before the second try, doubled for each further one; all waits
 _CAP = 128 << 20
 _DEADLINE = 30.0
 
@@ -82,6 +83,16 @@ def generation(host: Host) -> Optional[int]:
         if error.errno in (errno.EPERM, errno.EACCES):
             raise Denied("nf_tables: only root may ask") from error
         raise Failed(f"nf_tables: {error.strerror}") from error
+
+
+def _rest(host: Host, longest: int) -> int:
+    """Waits until nf_tables was left alone for _REST seconds, `longest` times that at most; how many times it was."""
+    for waited in range(1, longest + 1):
+        before = generation(host)
+        host.sleep(_REST)
+        if generation(host) == before:
+            return waited
+    return longest
 
 
 def collect(host: Host) -> tuple[Fact[Ruleset], Fact[int]]:
@@ -219,21 +230,24 @@ class Reader:
     @classmethod
     def read(cls, host: Host) -> Reader:
         """Raises HostError, and what the parsers raise."""
+        left = _PATIENCE
         for attempt in range(_TRIES):
-            if attempt:
-                host.sleep(_AGAIN * 2 ** (attempt - 1))
             reader = cls(host)
             reader.generation = generation(host)
+            last = not left or attempt == _TRIES - 1
             try:
                 reader._everything()
             except AgentError:
                 # A chain that is deleted while it is read, for one.
-                if attempt == _TRIES - 1 or generation(host) == reader.generation:
+                if last or generation(host) == reader.generation:
                     raise
-                continue
-            if generation(host) == reader.generation or reader._steady():
-                return reader
-        raise Failed(f"the rules were changed while they were read, {_TRIES} times in a row")
+            else:
+                if generation(host) == reader.generation or reader._steady():
+                    return reader
+            if last:
+                break
+            left -= _rest(host, min(_WAIT << attempt, left))
+        raise Failed(f"the rules were changed while they were read, {attempt + 1} times in a row")
 
     def wanted(self, missing: Iterable[tuple[str, str]]) -> bool:
         return any(name not in self._given_up for name in missing)
@@ -255,7 +269,7 @@ class Reader:
         if generation(host) == self.generation or self._steady():
             return self.ruleset()
         self._given_up.update(wanted)
-        if self._restarts >= _TRIES:
+        if self._restarts >= _RESTARTS:
             return self.ruleset()
         fresh = Reader.read(host)
         fresh._restarts = self._restarts + 1
