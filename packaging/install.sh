@@ -27,7 +27,11 @@ while [ $# -gt 0 ]; do
             shift
             ;;
         --image) image=yes ;;
-        *) die 64 "$usage" ;;
+        -h | --help)
+            sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+            exit 0
+            ;;
+        *) die 64 "unknown argument: $1; $usage" ;;
     esac
     shift
 done
@@ -40,29 +44,50 @@ trap 'exit 130' INT TERM
 # apt reads local packages as the user _apt.
 chmod 0755 "$work"
 
+# The path of the package that build-deb or build-rpm makes. What they say matters where they fail: a full disk, say.
+build() {
+    "$here/$1" "$work" 2>/dev/null || "$here/$1" "$work" || die 70 "the package could not be built"
+}
+
 install_deb() {
     export DEBIAN_FRONTEND=noninteractive
-    package=$("$here/build-deb" "$work" 2>/dev/null)
-    set -- -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold
+    package=$(build build-deb)
+    # What an interrupted installation left half done; where dpkg is at work just now, apt waits for it.
+    [ -z "$(ls /var/lib/dpkg/updates)" ] || dpkg --force-confold --configure -a >&2 || true
+    set -- -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold
+    set -- "$@" --allow-downgrades --reinstall install "$package"
     if [ "$from" ]; then
-        apt-get "$@" --allow-downgrades --reinstall install "$from"/*.deb "$package" >&2
-        return
-    fi
+        # No sources: nothing is fetched.
+        set -- -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=/dev/null --no-install-recommends "$@"
+        for given in "$from"/*.deb; do
+            # None, or this package itself, which a DIR from build-repository holds.
+            case $given in */\*.deb | */ec2ssh-agent_*.deb) ;; *) set -- "$@" "$given" ;; esac
+        done
     # First with the package lists that are there; they are fetched only where they do not do.
-    apt-get "$@" --allow-downgrades --reinstall install "$package" >&2 2>"$work/errors" || {
+    elif apt-get -qq "$@" >&2 2>"$work/errors"; then
+        return
+    else
         say "fetching package lists"
         apt-get -qq -o DPkg::Lock::Timeout=300 update >&2
-        apt-get "$@" --allow-downgrades --reinstall install "$package" >&2
+    fi
+    apt-get -qq "$@" >&2 || {
+        # Quiet, it does not say which dependency is lacking.
+        apt-get -q -s "$@" >&2 || true
+        die 69 "apt-get could not install the package"
     }
 }
 
 install_rpm() {
-    command -v rpmbuild >/dev/null || "$1" -y install rpm-build >&2
-    package=$("$here/build-rpm" "$work" 2>/dev/null)
-    # shellcheck disable=SC2086 # the files of --from, or nothing
-    case $1 in
-        zypper) zypper --non-interactive --no-gpg-checks install --allow-unsigned-rpm ${from:+"$from"/*.rpm} "$package" >&2 ;;
-        *) "$1" -y install ${from:+"$from"/*.rpm} "$package" >&2 ;;
+    tool=$1
+    command -v rpmbuild >/dev/null || "$tool" -y install rpm-build >&2
+    package=$(build build-rpm)
+    set -- "$package"
+    for given in ${from:+"$from"/*.rpm}; do
+        case $given in */\*.rpm | */ec2ssh-agent-*.rpm) ;; *) set -- "$@" "$given" ;; esac
+    done
+    case $tool in
+        zypper) zypper --non-interactive --no-gpg-checks install --allow-unsigned-rpm "$@" >&2 ;;
+        *) "$tool" -y install "$@" >&2 ;;
     esac
 }
 

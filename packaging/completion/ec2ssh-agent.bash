@@ -28,7 +28,7 @@ _ec2ssh_agent() {
         esac
     done
     case $command in
-        "") word="--config --root --version --help run status check repair undo reach explain history pause resume \
+        "") word="--config --root --version run status check repair undo reach explain history pause resume \
             report config user-data purge prepare-image" ;;
         status) word="--watch --json" ;;
         repair) word="--dry-run --allow-disable --json" ;;
@@ -41,6 +41,6 @@ _ec2ssh_agent() {
         purge) word="--undo --json" ;;
         *) word="--json" ;;
     esac
-    mapfile -t COMPREPLY < <(compgen -W "$word" -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W "$word --help" -- "$current")
 }
 complete -F _ec2ssh_agent ec2ssh-agent
