@@ -182,7 +182,7 @@ def test_without_a_package_manager_it_goes_into_a_virtual_environment() -> None:
         assert made.client.ssh().ok
 
 
-def test_offline_the_dependencies_come_from_a_directory(tmp_path: Path) -> None:
+def test_offline_the_dependencies_come_from_a_directory_and_a_killed_run_is_finished(tmp_path: Path) -> None:
     execute(["sh", "-c", f"cd {tmp_path} && apt-get -qq download python3-psutil"], deadline=300)
 
     def prepare(root: Path) -> None:
@@ -191,6 +191,16 @@ def test_offline_the_dependencies_come_from_a_directory(tmp_path: Path) -> None:
         shutil.copytree(tmp_path, root / "root/packages")
 
     with boot(agent=False, prepare=prepare) as made:
-        done = made.run("/root/clone/packaging/install.sh --from /root/packages", deadline=300)
+        install = "/root/clone/packaging/install.sh --from "
+        kill = "[ -e /run/killed ] || { touch /run/killed; kill -9 $PPID; }"
+        made.run(["sed", "-i", f"2i {kill}", "/root/clone/packaging/debian/postinst"])
+        done = made.run(f"{install} /root/packages", check=False, deadline=300)
+        assert done.code == 69 and "could not install" in done.err, "dpkg was not killed"
+        done = made.run(f"{install} /root/packages", deadline=300)
         assert "the daemon runs" in done.err
+        assert made.run("dpkg --audit").out == ""
         daemon_looked(made)
+        # What the system has need not be there, and this package itself may.
+        made.run("mkdir /root/empty; /root/clone/packaging/build-repository /root/repository")
+        for directory in ("/root/empty", "/root/repository"):
+            assert "the daemon runs" in made.run(f"{install} {directory}", deadline=300).err
