@@ -276,13 +276,18 @@ def _pids(facts: Facts) -> tuple[int, ...]:
 
 
 def _directories(facts: Facts) -> tuple[tuple[str, tuple[str, ...], str], ...]:
-    """Where sshd's configuration and host keys lie, when not in the usual place."""
-    found = set()
-    for path, _ in seen(facts.sshd.files) or ():
-        found.add((path.rpartition("/")[0] or "/", (), "sshd-config"))
-    for key in seen(facts.sshd.host_keys) or ():
-        found.add((key.path.rpartition("/")[0] or "/", (), "sshd-config"))
-    return tuple(sorted(item for item in found if item[0] not in ("/etc/ssh", "/etc/ssh/sshd_config.d")))
+    """Where sshd's configuration and host keys lie, and where Include looks for more, when not in the usual place; and
+    all these files by their names, for they may be symbolic links."""
+    named: dict[str, set[str]] = {place: set() for place in seen(facts.sshd.places) or ()}
+    paths = [path for path, _ in seen(facts.sshd.files) or ()]
+    for path in (*paths, *(key.path for key in seen(facts.sshd.host_keys) or ())):
+        directory, _, name = path.rpartition("/")
+        named.setdefault(directory or "/", set()).add(name)
+    anything = sorted(named.keys() - {"/etc/ssh", "/etc/ssh/sshd_config.d"})
+    return (
+        *((directory, (), "sshd-config") for directory in anything),
+        *((directory, tuple(sorted(names)), "sshd-config") for directory, names in sorted(named.items()) if names),
+    )
 
 
 def _probe_at(facts: Facts, port: int) -> tuple[str, int]:

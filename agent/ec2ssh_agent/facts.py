@@ -107,6 +107,7 @@ class Sshd(NamedTuple):
     test: Fact[ConfigTest] = _NOT_LOOKED
     effective: Fact[Effective] = _NOT_LOOKED
     files: Fact[tuple[tuple[str, str], ...]] = _NOT_LOOKED  # configuration files read, with their SHA-256
+    places: Fact[tuple[str, ...]] = _NOT_LOOKED  # the directories that Include looks into
     host_keys: Fact[tuple[HostKey, ...]] = _NOT_LOOKED
     privsep: Fact[Optional[HostKey]] = _NOT_LOOKED  # the privilege-separation directory (present, mode, uid)
     session: Fact[bool] = _NOT_LOOKED  # OpenSSH 9.8 and later: who serves a client gets the keys from who listens

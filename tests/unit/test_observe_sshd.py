@@ -106,6 +106,7 @@ def test_include_is_followed_in_order_with_globs_and_match() -> None:
     read = sshd_config.read(host)
     assert [path.rpartition("/")[2] for path, _ in read.files] == ["sshd_config", "10-a.conf", "20-b.conf", "more"]
     assert sshd_config.effective(read.said) == Effective((2222,), (), ("/etc/my keys/a",))
+    assert read.places == ("/etc/ssh/sshd_config.d", "/etc/ssh")
 
 
 @pytest.mark.parametrize(
@@ -370,7 +371,7 @@ def test_an_accept_queue_that_is_full_and_stands_still_is_silence() -> None:
 
         thread = threading.Thread(target=accept)
         thread.start()
-        assert isinstance(banner.probe(at, seconds=0.8), Unseen), "somebody takes from it, if late"
+        assert isinstance(banner.probe(at, seconds=2.0), Unseen), "somebody takes from it, if late"
         thread.join()
 
 

@@ -90,6 +90,74 @@ def test_a_directory_that_comes_goes_and_comes_again(tmp_path: Path) -> None:
     inotify.close()
 
 
+def test_a_named_file_that_is_a_link_is_seen_where_it_lies_and_where_it_leads(tmp_path: Path) -> None:
+    etc, opt = tmp_path / "etc", tmp_path / "opt"
+    etc.mkdir()
+    inotify = Inotify()
+    inotify.watch(((str(etc), ("hosts.deny",), "wrappers"),))
+    (etc / "hosts.deny").symlink_to("../opt/now")
+    assert reasons(inotify) == {"wrappers"}
+    opt.mkdir()
+    assert reasons(inotify) == {"wrappers"}
+    (opt / "good").touch()
+    (opt / "bad").write_text("ALL: ALL\n")
+    assert reasons(inotify) == set()
+    for target in ("good", "bad", "good"):
+        (opt / "next").symlink_to(opt / target)
+        (opt / "next").rename(opt / "now")  # a link in between leads elsewhere
+        assert reasons(inotify) == {"wrappers"}
+        with open(opt / target, "a") as file:
+            file.write("#\n")
+        assert reasons(inotify) == {"wrappers"}
+    (opt / "bad").write_text("")
+    assert reasons(inotify) == set()
+    (etc / "hosts.deny").unlink()
+    assert reasons(inotify) == {"wrappers"}
+    (opt / "good").write_text("")
+    assert reasons(inotify) == set()
+    inotify.close()
+
+
+def test_a_directory_that_is_a_link_is_followed_when_it_leads_elsewhere(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "data" / name / "ssh").mkdir(parents=True)
+    link = tmp_path / "data" / "now"
+    link.symlink_to("one")
+    (tmp_path / "etc").symlink_to(link)
+    inotify = Inotify()
+    inotify.watch(((str(tmp_path / "etc" / "ssh"), (), "sshd-config"),))
+    (tmp_path / "data" / "one" / "ssh" / "x").touch()
+    assert reasons(inotify) == {"sshd-config"}
+    link.unlink()
+    assert reasons(inotify) == {"sshd-config"}
+    link.symlink_to("two")
+    assert reasons(inotify) == {"sshd-config"}
+    (tmp_path / "data" / "one" / "ssh" / "y").touch()
+    assert reasons(inotify) == set()
+    (tmp_path / "data" / "two" / "ssh" / "x").touch()
+    assert reasons(inotify) == {"sshd-config"}
+    (tmp_path / "etc").unlink()
+    (tmp_path / "etc").symlink_to(tmp_path / "data" / "one")
+    assert reasons(inotify) == {"sshd-config"}
+    (tmp_path / "data" / "one" / "ssh" / "z").touch()
+    assert reasons(inotify) == {"sshd-config"}
+    inotify.close()
+
+
+def test_links_in_a_circle_are_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    inotify = Inotify()
+    inotify.watch(((str(tmp_path), ("a",), "file"), (str(tmp_path / "a" / "d"), (), "directory")))
+    (tmp_path / "b").unlink()
+    assert "file" in reasons(inotify)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "d").mkdir()
+    assert reasons(inotify) == {"file", "directory"}
+    assert inotify.missing == {}
+    inotify.close()
+
+
 def test_a_new_list_drops_what_is_not_on_it_and_keeps_the_rest(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -25,10 +25,12 @@ _WORD = re.compile(r'"([^"]*)"|([^\s"]+)')
 
 
 class Read(NamedTuple):
-    """`files`: every file read, with its SHA-256, in order. `said`: (keyword in lower case, words) outside of Match."""
+    """`files`: every file read, with its SHA-256, in order. `said`: (keyword in lower case, words) outside of Match.
+    `places`: the directories that Include looks into, whether there is anything or not."""
 
     files: tuple[tuple[str, str], ...]
     said: tuple[tuple[str, tuple[str, ...]], ...]
+    places: tuple[str, ...] = ()
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -45,7 +47,7 @@ def read(host: Host, main: str = MAIN) -> Read:
     """Raises NotFound where there is no `main`; Denied, TooLarge (a file over 1 MiB), Failed."""
     reader = _Reader(host)
     reader.file(main, 0, in_match=False)
-    return Read(tuple(reader.files), tuple(reader.said))
+    return Read(tuple(reader.files), tuple(reader.said), tuple(dict.fromkeys(reader.places)))
 
 
 class _Reader:
@@ -53,6 +55,7 @@ class _Reader:
         self.host = host
         self.files: list[tuple[str, str]] = []
         self.said: list[tuple[str, tuple[str, ...]]] = []
+        self.places: list[str] = []
 
     def file(self, path: str, depth: int, *, in_match: bool) -> None:
         if depth > _DEPTH or len(self.files) >= _FILES:
@@ -66,6 +69,7 @@ class _Reader:
                 in_match = True  # to the end of this file
             elif keyword == "include":
                 for pattern in given:
+                    self.places.append(place(pattern))
                     for name in expand(self.host, pattern):
                         self.file(name, depth + 1, in_match=in_match)
             elif not in_match:
@@ -74,8 +78,16 @@ class _Reader:
 
 def expand(host: Host, pattern: str) -> tuple[str, ...]:
     """The files of an Include argument, as glob(3) gives them: sorted, hidden names only where asked for."""
-    absolute = pattern if pattern.startswith("/") else f"{DIRECTORY}/{pattern}"
-    return tuple(_expand(host, "", absolute.strip("/").split("/")))
+    return tuple(_expand(host, "", _absolute(pattern).strip("/").split("/")))
+
+
+def place(pattern: str) -> str:
+    """The directory that an Include argument looks into; of a pattern for directories, the one above them."""
+    return re.split(r"[*?[]", _absolute(pattern), maxsplit=1)[0].rpartition("/")[0] or "/"
+
+
+def _absolute(pattern: str) -> str:
+    return pattern if pattern.startswith("/") else f"{DIRECTORY}/{pattern}"
 
 
 def _expand(host: Host, above: str, parts: list[str]) -> Iterator[str]:
