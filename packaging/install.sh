@@ -95,15 +95,17 @@ install_rpm() {
 install_tree() {
     venv=/opt/ec2ssh-agent
     /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null || die 69 "Python 3.9 or later is needed"
+    [ -w /usr/bin ] || die 73 "/usr cannot be written"
     [ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv --system-site-packages --without-pip "$venv"
     missing=""
     for module in psutil requests jeepney; do
         "$venv/bin/python" -c "import $module" 2>/dev/null || missing="$missing $module"
     done
     if [ "$missing" ]; then
-        "$venv/bin/python" -m ensurepip >/dev/null
+        "$venv/bin/python" -m ensurepip >/dev/null 2>&1 || die 69 "without pip, Python lacks:$missing"
         # shellcheck disable=SC2086 # a list of words
-        "$venv/bin/python" -m pip -q install ${from:+--no-index --find-links "$from"} $missing >&2
+        "$venv/bin/python" -m pip -q install ${from:+--no-index --find-links "$from"} $missing >&2 ||
+            die 69 "Python lacks:$missing"
     fi
     modules=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     "$here/stage" "$work/root" etc/systemd/system "${modules#/}"

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from ec2ssh_agent import status
 from ec2ssh_agent.config import Config
@@ -109,6 +110,8 @@ def test_the_reason_is_the_innermost_errors_without_objects() -> None:
     assert delivery._reason(ValueError(inner)) == "[Errno 111] Connection refused"
     assert delivery._reason(ValueError("no > way")) == "no > way"
     assert delivery._reason(ValueError(ValueError("Connection aborted.", OSError("timed out")))) == "timed out"
+    late = urllib3.exceptions.ConnectTimeoutError(urllib3.HTTPSConnectionPool("h"), "Connection to h timed out.")
+    assert delivery._reason(late) == "Connection to h timed out."
 
 
 def test_ipv6() -> None:

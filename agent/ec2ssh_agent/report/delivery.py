@@ -400,8 +400,9 @@ def _reason(error: BaseException) -> str:
         if not deeper:
             break
         inner = deeper[0]
-    # urllib3 1.26 begins with the connection: `<urllib3.connection.HTTPSConnection object at 0x7f…>: `.
-    return re.sub(r"^<[^>]* object at 0x[0-9a-f]+>:? ", "", str(inner))
+    # urllib3 has the connection in front: as another argument, or as text, `<urllib3.connection.… object at 0x7f…>: `.
+    words = inner if isinstance(inner, OSError) or not inner.args else inner.args[-1]
+    return re.sub(r"^<[^>]* object at 0x[0-9a-f]+>:? ", "", str(words))
 
 
 def _line(text: str) -> str:
