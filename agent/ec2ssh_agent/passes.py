@@ -10,6 +10,7 @@ The kernel is the judge: a rung has helped when the next look does not find its 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
@@ -19,7 +20,7 @@ from .config import Config
 from .facts import Facts
 from .host import Host, HostError
 from .memory import Clock, Memory
-from .model import AgentError, Health, Seen, Severity, Unseen
+from .model import AgentError, Finding, Health, Seen, Severity, Unseen
 from .observe import PROBE, instance, observe, question, rulesets
 from .plain import NamedTuple
 from .reach import AnalysisError, analyse, merged, wrappers
@@ -158,9 +159,8 @@ def mend(
         # Only its banner tells whether a hung sshd answers again, or hangs still; else a probe that libwrap refuses
         # would cost seconds.
         probe = PROBE if "sshd-hung" in (found.id for found in now.assessment.findings) else 0.0
-        record, now, advice[fault] = _attempt(
-            host, config, remembered, ladder, rung, actor=actor, busy=busy, probe=probe
-        )
+        look_again = functools.partial(look, host, config, remembered, probe=probe)
+        record, now, advice[fault] = _attempt(host, ladder.finding, rung, actor=actor, busy=busy, look_again=look_again)
         made += [record] if record else []
         if execute.pending(host):
             break  # first that is taken back, by the next pass
@@ -178,16 +178,15 @@ def sooner(one: Optional[float], other: Optional[float]) -> Optional[float]:
 
 
 def _attempt(
-    host: Host, config: Config, remembered: Memory, ladder: Ladder, rung: Rung, *, actor: str, busy: Busy, probe: float
+    host: Host, finding: Finding, rung: Rung, *, actor: str, busy: Busy, look_again: Callable[[], Look]
 ) -> tuple[Optional[Record], Look, str]:
     """One rung: made, judged by a new look, kept or undone. Gives its record, the machine after it, and what to say."""
-    finding = ladder.finding
     typed: list[str] = []
     try:
         record = execute.apply(host, rung, finding=finding, actor=actor, note=typed.append, busy=busy)
     except StepFailed as error:
-        return None, look(host, config, remembered, probe=probe), f"{rung.name}: {error}"
-    after = look(host, config, remembered, probe=probe)
+        return None, look_again(), f"{rung.name}: {error}"
+    after = look_again()
     helped = finding.fault not in _critical(after.assessment)
     try:
         if helped:
@@ -197,7 +196,7 @@ def _attempt(
     except AgentError as error:
         # The record stays open: the next pass begins with taking it back.
         return record, after, f"{rung.name} {'helped' if helped else 'did not help'}, but cannot be closed: {error}"
-    return record, look(host, config, remembered, probe=probe), f"{rung.name} did not help and was taken back"
+    return record, look_again(), f"{rung.name} did not help and was taken back"
 
 
 def _clock(host: Host) -> Clock:
