@@ -365,6 +365,42 @@ def test_the_legacy_command_is_met_without_a_pulse(daemon: Daemon) -> None:
     assert len(daemon.wakes) == 3
 
 
+LOOKS = """
+import os, subprocess
+from ec2ssh_agent.supervise.firewall import Legacy
+
+def filled(number):
+    rules = "".join(f"-A INPUT -s 10.8.{i // 250}.{i % 250} -j DROP\\n" for i in range(number))
+    subprocess.run(["iptables-legacy-restore"], input=f"*filter\\n{rules}COMMIT\\n".encode(), check=True)
+
+def size():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+looks, now, sizes = Legacy(), 0.0, []
+for number in (10, 20000, 10, 20000, 10):
+    filled(number)
+    now += 1e6
+    assert looks.moved(now) is (now > 1e6)
+    sizes.append(size())
+assert sizes[-1] - sizes[2] < 1 << 20, sizes
+
+lists = [f for f in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{f}")
+         and os.readlink(f"/proc/self/fd/{f}").endswith("/ip_tables_names")]
+os.dup2(os.pipe()[0], int(lists[0]))  # as when the module ip_tables was taken out: it cannot be read any more
+try:
+    looks.moved(now + 1e6)
+    raise SystemExit("it read a pipe")
+except OSError:
+    filled(11)
+assert looks.moved(now + 2e6) is True
+"""
+
+
+def test_looks_at_large_legacy_tables_keep_no_memory_and_a_dead_list_is_opened_anew(daemon: Daemon) -> None:
+    daemon.space.run("env", f"PYTHONPATH={ROOT / 'agent'}", sys.executable, "-c", LOOKS)
+
+
 def test_a_clock_that_is_set(daemon: Daemon) -> None:
     armed(daemon, {"pulse": 0.1})
     assert reasons(daemon.next(lambda: put(daemon.directory / "offset", "3600"))) == {"clock"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import struct
 import time
@@ -29,7 +30,9 @@ from ..netlink import NETFILTER, NEWGEN, Generation, generation, generation_of, 
 from ..plain import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Optional, Union
+
+    Buffer = Union[bytearray, mmap.mmap]
 
 _GROUP = 7  # NFNLGRP_NFTABLES
 _ATTACH_FILTER = 26
@@ -99,6 +102,7 @@ _FAMILIES = ((AF_INET, IPPROTO_IP, "/proc/net/ip_tables_names"),
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_…; the same for IPv6
 # struct ipt_entry and ip6t_entry: where their counters and the offset of the next entry stand
 _LAYOUT: dict[int, tuple[int, int]] = {AF_INET: (88, 96), AF_INET6: (140, 152)}
+_LARGE = 1 << 16  # bytes of a table that are given back to the kernel after a look: malloc would keep them
 _DEAR, _DEAR_SHARE = 0.0005, 0.001  # a look that takes more CPU than that (seconds) is made for that share of the time
 
 
@@ -127,11 +131,15 @@ class Legacy:
         if now < self._not_before:
             return None
         begin = time.thread_time()
-        found = tuple(
-            (family, name, *self._fingerprint(family, level, name))
-            for family, level, path in _FAMILIES
-            for name in self._names(path)
-        )
+        try:
+            found = tuple(
+                (family, name, *self._fingerprint(family, level, name))
+                for family, level, path in _FAMILIES
+                for name in self._names(path)
+            )
+        except OSError:
+            self.close()  # the list of a module that was taken out stays dead: the next look opens the one there is
+            raise
         took = time.thread_time() - begin
         self._not_before = now + (took / _DEAR_SHARE if took > _DEAR else 0.0)
         before, self._known = self._known, found
@@ -157,8 +165,8 @@ class Legacy:
         entries = self._ask(via, level, _GET_ENTRIES, struct.pack("=32sI", name.encode(), size), 40 + size)
         return count, _hash(memoryview(entries)[40:], *_LAYOUT[family])
 
-    def _ask(self, via: socket, level: int, option: int, question: bytes, size: int) -> bytearray:
-        buffer = bytearray(size)
+    def _ask(self, via: socket, level: int, option: int, question: bytes, size: int) -> Buffer:
+        buffer: Buffer = bytearray(size) if size < _LARGE else mmap.mmap(-1, size)
         buffer[: len(question)] = question
         length = ctypes.c_uint32(size)
         raw = (ctypes.c_char * size).from_buffer(buffer)
