@@ -9,9 +9,12 @@ needs a POSIX shell and nothing else, so it also mends instances that do not car
 from __future__ import annotations
 
 from .config import Config
+from .model import AgentError
 from .reach.addresses import cidrs
 from .reach.ruleset import Family
 
+#: Bytes of user data that EC2 takes (EC2 User Guide, "Run commands when you launch an instance").
+LIMIT = 16384
 _BOUNDARY = "//"
 
 _CLOUD_CONFIG = """\
@@ -76,12 +79,13 @@ accept_nft() {
 """
 
 _FIREWALLD = """\
-if [ "$(firewall-cmd --state 2>/dev/null)" = running ]; then
+accept_firewalld() {
+    [ "$(firewall-cmd --state 2>/dev/null)" = running ] || return 0
     for zone in $(firewall-cmd --get-active-zones | grep -v '^ ') $(firewall-cmd --get-default-zone); do
-        say "firewalld: $port/tcp in zone $zone, until a reload"
-        firewall-cmd -q --zone="$zone" --add-port="$port/tcp"
+        say "firewalld: zone $zone: $1, until a reload"
+        firewall-cmd -q --zone="$zone" "$1"
     done
-fi
+}
 """
 
 _DISABLE = """\
@@ -124,6 +128,12 @@ fi
 """
 
 
+class TooLong(AgentError):
+    """There is no user data that EC2 would take for this configuration."""
+
+    exit_status = 65
+
+
 def script(config: Config) -> str:
     """The shell script alone."""
     options = " --allow-disable" if config.repair_firewall == "disable" else ""
@@ -132,7 +142,7 @@ def script(config: Config) -> str:
     if config.repair_firewall == "disable":
         parts.append(_DISABLE)
     elif config.repair_firewall == "open":
-        parts.append(_OPEN + _NFT + _rules(config))
+        parts.append(_OPEN + _NFT + _FIREWALLD + _rules(config))
     if config.repair_sshd != "off":
         parts.append(_SSHD)
     if config.repair_tcp_wrappers == "allow":
@@ -142,25 +152,30 @@ def script(config: Config) -> str:
 
 def _rules(config: Config) -> str:
     """The rule for everyone, or one for each range of `[expect] clients`."""
-    everyone = not config.expect_clients
-    lines = []
+    text = ""
     for family, tool, names, key in (
         (Family.IPV4, "iptables", "/proc/net/ip_tables_names", "ip"),
         (Family.IPV6, "ip6tables", "/proc/net/ip6_tables_names", "ip6"),
     ):
         ranges = [cidrs((found,), of)[0] for of, found in config.expect_clients if of is family]
-        for source in [""] if everyone else [f" -s {text}" for text in ranges]:
-            lines.append(f'accept {tool}{source} -p tcp --dport "$port"\n')
-            # The older kernel interface's rules apply besides those of the newer one.
-            lines.append(f'! grep -qs . {names} || accept {tool}-legacy{source} -p tcp --dport "$port"\n')
-        lines += [f"accept_nft '{key} saddr {text} '\n" for text in ranges]
-    if everyone:
-        lines += ["accept_nft ''\n", _FIREWALLD]
-    return "".join(lines)
+        # The older kernel interface's rules apply besides those of the newer one.
+        if not config.expect_clients:
+            text += f'accept {tool} -p tcp --dport "$port"\n'
+            text += f'! grep -qs . {names} || accept {tool}-legacy -p tcp --dport "$port"\n'
+        elif ranges:
+            text += f'admit_{key}() {{\n    accept {tool} -s "$1" -p tcp --dport "$port"\n'
+            text += f'    ! grep -qs . {names} || accept {tool}-legacy -s "$1" -p tcp --dport "$port"\n'
+            text += f'    accept_nft "{key} saddr $1 "\n'
+            rule = f"rule family={family.value} source address=$1 port port=$port protocol=tcp accept"
+            text += f'    accept_firewalld "--add-rich-rule={rule}"\n}}\n'
+            text += "".join(f"admit_{key} {found}\n" for found in ranges)
+    if not config.expect_clients:
+        text += "accept_nft ''\naccept_firewalld \"--add-port=$port/tcp\"\n"
+    return text
 
 
 def multipart(config: Config) -> str:
-    """The user data. At most 16 KiB, EC2's limit, for what a configuration can hold in reason."""
+    """The user data. Raises TooLong."""
     parts = (
         ("text/cloud-config", "cloud-config.txt", _CLOUD_CONFIG),
         ("text/x-shellscript", "userdata.txt", script(config)),
@@ -171,4 +186,7 @@ def multipart(config: Config) -> str:
             f'\n--{_BOUNDARY}\nContent-Type: {kind}; charset="us-ascii"\nMIME-Version: 1.0\n'
             f'Content-Transfer-Encoding: 7bit\nContent-Disposition: attachment; filename="{name}"\n\n{content}'
         )
-    return f"{text}--{_BOUNDARY}--\n"
+    text += f"--{_BOUNDARY}--\n"
+    if len(text) > LIMIT:
+        raise TooLong(f"{len(text)} bytes of user data, and EC2 takes {LIMIT}: [expect] clients is too long")
+    return text

@@ -60,9 +60,10 @@ def test_the_first_form_lets_the_client_in_after_each_break() -> None:
             made.client.wait_ssh(30, to=address)
 
 
-def test_the_first_form_opens_firewalld() -> None:
+@pytest.mark.parametrize("clients", ["", "[expect]\nclients = 203.0.113.0/24 10.0.5.0/24 2001:db8::/32\n"])
+def test_the_first_form_opens_firewalld(clients: str) -> None:
     with boot(agent=False) as made:
-        _script(made)
+        _script(made, clients)
         made.run("systemctl start firewalld.service; firewall-cmd -q --zone=drop --change-interface=eth0")
         assert made.client.symptom() == "timeout"
         made.run("/root/user-data.sh")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import email.message
 import subprocess
 
+import pytest
+
 from ec2ssh_agent import user_data
 from ec2ssh_agent.config import Config, parse
 
@@ -49,10 +51,19 @@ def test_the_default_flushes_nothing_and_disables_nothing() -> None:
 
 def test_only_the_ranges_that_are_expected_are_let_in() -> None:
     text = user_data.script(_config(TEXTS["ranges"]))
-    assert 'accept iptables -s 10.0.0.0/8 -p tcp --dport "$port"\n' in text
-    assert 'accept ip6tables -s 2001:db8::/32 -p tcp --dport "$port"\n' in text
+    assert 'accept iptables -s "$1" -p tcp --dport "$port"\n' in text and "admit_ip 10.0.0.0/8\n" in text
+    assert 'accept ip6tables -s "$1" -p tcp --dport "$port"\n' in text and "admit_ip6 2001:db8::/32\n" in text
     assert "port=2222\n" in text
-    assert "accept iptables -p tcp" not in text and "firewall-cmd" not in text
+    assert "accept iptables -p tcp" not in text and "--add-port" not in text
+
+
+def test_it_fits_what_ec2_takes_or_is_refused() -> None:
+    ranges = [f"10.{number // 200}.{number % 200}.0/24" for number in range(0, 4000, 2)]
+    made = user_data.multipart(_config(f"[expect]\nclients = {' '.join(ranges[:300])}\n"))
+    assert len(made) <= user_data.LIMIT and ranges[299] in made
+    with pytest.raises(user_data.TooLong) as caught:
+        user_data.multipart(_config(f"[expect]\nclients = {' '.join(ranges)}\n"))
+    assert "16384" in str(caught.value)
 
 
 def test_what_is_off_is_not_done() -> None:
