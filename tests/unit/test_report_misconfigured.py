@@ -146,6 +146,7 @@ def test_files_that_cannot_be_used(life: Life) -> None:
         "ca_file = {}/garbage": "{}/garbage: no CA certificate: ",
         "ca_file = {}/hashed": "TLS: ",
         "client_cert = {}/nowhere": "{}/nowhere: No such file or directory",
+        "client_key = {}/client.key": "[report] client_key: there is no client_cert",
         "client_cert = {}/client.pem": "{}/client.pem: no certificate with its key: ",
         "client_cert = {}/both.pem": "{}/both.pem: the key has a password, and nobody is there to give it",
         "client_cert = {}/client.pem\nclient_key = {}/locked.key": "{}/locked.key: the key has a password, and nobody",

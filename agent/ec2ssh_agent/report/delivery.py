@@ -271,6 +271,8 @@ def _try_certificates(host: Host, config: Config) -> None:
     def no_password() -> str:
         raise Misconfigured(f"{key or cert}: the key has a password, and nobody is there to give it")
 
+    if key and not cert:
+        raise Misconfigured("[report] client_key: there is no client_cert")
     with _named(f"{ca}: no CA certificate"):
         if ca and os.path.isdir(host.path(ca)):
             context.load_verify_locations(capath=host.path(ca))
