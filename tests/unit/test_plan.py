@@ -210,7 +210,7 @@ def test_ufws_own_denial_is_deleted_first() -> None:
 def test_a_ufw_whose_chains_were_flushed_is_not_taken_down_and_up() -> None:
     text = UFW.replace("-A INPUT -j ufw-before-input\n", "")
     story = Story(rules(text), ufw=Seen(Ufw(True, False)))
-    assert story.typed()[0] == "ufw prepend allow 22/tcp" and story.typed()[1].startswith("iptables -w 5 -I INPUT 1 ")
+    assert story.typed()[0].startswith("iptables -w 5 -I INPUT 1 ") and story.typed()[1] == "ufw prepend allow 22/tcp"
     allowed = Ufw(True, False, ("allow tcp 22 0.0.0.0/0 any 0.0.0.0/0 in",))
     assert [rung.name for rung in Story(rules(text), ufw=Seen(allowed)).ladder.rungs] == ["open"]
 
