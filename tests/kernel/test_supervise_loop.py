@@ -166,6 +166,24 @@ def test_a_large_restore_is_one_pass(daemon: Daemon) -> None:
     assert len(daemon.wakes) == before + 1
 
 
+def test_more_changes_than_a_socket_holds_are_one_pass(daemon: Daemon) -> None:
+    """While the supervisor does not run, as on a machine whose cores are others'."""
+    armed(daemon)
+    daemon.signal(signal.SIGSTOP)
+    daemon.space.run("nft", "-i", stdin="add table inet x\ndelete table inet x\n" * 600)
+    daemon.space.run("ip", "link", "set", "lo", "up")
+    routes = [f"route add 10.7.{number // 250}.{number % 250} dev lo\n" for number in range(3000)]
+    daemon.space.run("ip", "-batch", "-", stdin="".join(routes))
+    drops = [line.split()[8] for line in daemon.space.run("cat", "/proc/net/netlink").splitlines()[1:]]
+    assert sum(drop != "0" for drop in drops) >= 2, "no socket was overrun"
+    before = len(daemon.wakes)
+    wake = daemon.next(lambda: daemon.signal(signal.SIGCONT))
+    assert reasons(wake) == {"ruleset", "network"}
+    time.sleep(0.5)
+    assert len(daemon.wakes) == before + 1
+    assert daemon.next(lambda: daemon.space.run("nft", "add", "table", "inet", "y"))["missing"] == []
+
+
 def test_who_reverts_a_repair_before_the_pass_looks_again_is_named_and_the_pass_is_not(daemon: Daemon) -> None:
     armed(daemon, {}, run=[["nft", "add table inet own"]], burn=1.0, generation=1)
     daemon.plan({"status": "reverted"}, run=[["nft", "add table inet again"]], burn=2.0, generation=1)
