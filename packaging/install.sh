@@ -151,6 +151,8 @@ fi
 if [ ! -d /run/systemd/system ]; then
     say "systemd is not pid 1 here: nothing runs the daemon. A look by hand, ec2ssh-agent check:"
     ec2ssh-agent check || status=$?
+elif systemctl is-enabled ec2ssh-agent.service 2>/dev/null | grep -qx -e disabled -e masked; then
+    say "somebody has switched ec2ssh-agent.service off, which it stays: systemctl enable --now ec2ssh-agent.service"
 elif ! systemctl is-active -q ec2ssh-agent.service; then
     systemctl --no-pager --lines=20 status ec2ssh-agent.service >&2 || true
     die 70 "ec2ssh-agent.service does not run"
