@@ -109,6 +109,20 @@ def test_nothing_is_sent_twice_and_the_heartbeat_once_in_its_interval(tmp_path: 
         assert [report["kind"] for report in reports(server)][2:] == ["heartbeat"]
 
 
+def test_a_mended_address_is_tried_at_once(tmp_path: Path) -> None:
+    host = host_in(tmp_path)
+    wrong = Config(report_url="http://127.0.0.1:9/", identity_imds="off")
+    spool.enqueue(host, wrong, example(), None, "change")
+    for _ in range(8):
+        Reporter(host, wrong, draw=lambda: 1.0).run(now=True)
+    before = host.now()
+    assert Reporter(host, wrong)._wait() > 60
+    with serving() as server:
+        Reporter(host, config_for(server)).run()
+        assert [report["kind"] for report in reports(server)] == ["change", "heartbeat"]
+    assert host.now() == before
+
+
 def test_heartbeats_more_often_than_the_timer_comes(tmp_path: Path) -> None:
     host = host_in(tmp_path)
     with serving() as server:

@@ -22,6 +22,7 @@ import random
 import resource
 import sys
 import uuid
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
@@ -51,9 +52,13 @@ _MEMORY, _NICE = 128 << 20, 10
 
 
 class State(NamedTuple):
-    """What a run tells the next. Times in seconds since the epoch, `time` and `delivered` as RFC 3339 for root."""
+    """What a run tells the next. Times in seconds since the epoch, `time` and `delivered` as RFC 3339 for root.
+
+    `endpoint` tells one from another: what was learnt of one does not hold for the next.
+    """
 
     instance: str = ""
+    endpoint: str = ""
     failures: int = 0
     not_before: float = 0.0
     slot: int = 0
@@ -77,7 +82,7 @@ class Run(NamedTuple):
 class Reporter:
     def __init__(self, host: Host, config: Config, *, draw: Callable[[], float] = random.random) -> None:
         self.host, self.config, self.draw = host, config, draw
-        self.state = _load(host)
+        self.state = _towards(_load(host), config)
         self.endpoint: Optional[Endpoint] = None
         self.done = Run()
         self._queue: list[spool.Entry] = []
@@ -280,6 +285,14 @@ def _load(host: Host) -> State:
     except (NotFound, ValueError, TypeError):
         return State()
     return state if state.instance in ("", _instance(host)) else State()
+
+
+def _towards(state: State, config: Config) -> State:
+    """`state` with nothing of another endpoint's: a mended address is tried at once."""
+    endpoint = f"{zlib.crc32(f'{config.report_format} {config.report_url}'.encode()):08x}"
+    if endpoint == state.endpoint:
+        return state
+    return state._replace(endpoint=endpoint, failures=0, not_before=0.0, plain=False, binary=False)
 
 
 def _prune(host: Host) -> None:
