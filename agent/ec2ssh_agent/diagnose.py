@@ -587,7 +587,7 @@ def _unseen(facts: Facts, reach: Reach, config: Config) -> tuple[str, ...]:
         reasons += _hidden("whether sshd asks TCP wrappers", asked.linked)
     if not reach.answers and not reasons:
         parts = [f"{interface} {family.value}: {reason}" for interface, family, reason in reach.unseen]
-        reasons.append("no external interface with an address" + (f" ({'; '.join(parts[:4])})" if parts else ""))
+        reasons.append("no external interface has an address" + (f" ({'; '.join(parts[:4])})" if parts else ""))
     elif not reasons and config.expect_clients:
         families = {family for family, _ in config.expect_clients}
         if not any(answer.family in families for answer in reach.answers):
@@ -596,7 +596,7 @@ def _unseen(facts: Facts, reach: Reach, config: Config) -> tuple[str, ...]:
 
 
 def _hidden(name: str, fact: Fact[T]) -> tuple[str, ...]:
-    return () if isinstance(fact, Seen) else (f"{name}: {fact.reason}",)
+    return () if isinstance(fact, Seen) else (f"could not look at {name}: {fact.reason}",)
 
 
 def _health(findings: tuple[Finding, ...], unseen: tuple[str, ...]) -> Health:
@@ -610,7 +610,7 @@ def _health(findings: tuple[Finding, ...], unseen: tuple[str, ...]) -> Health:
 
 def _summary(health: Health, findings: tuple[Finding, ...], unseen: tuple[str, ...], reach: Reach) -> str:
     if health is Health.UNKNOWN:
-        return "could not look at " + "; ".join(unseen)
+        return "; ".join(unseen)
     if findings:
         worst = next((f for f in findings if f.severity is Severity.CRITICAL), findings[0])
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
