@@ -1,17 +1,18 @@
 """prepare-image: what makes an instance fit to become an image (an AMI).
 
 Nothing of this instance may wake up in its copies: the agent is stopped (its units stay enabled), then its state,
-its status, the reports that wait and the reporter's acknowledgements, its credentials and its lines in the journal go.
+its status, the reports that wait and the reporter's acknowledgements, its credentials and its lines in the logs go.
 A change that a repair made stays where it is, as part of the image; its record goes, so it can no longer be undone.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from . import publish
 from .config import DIRECTORY
-from .host import Host, NotFound
+from .host import Host, NotFound, TooLarge
 from .repair import records
 
 UNITS = (
@@ -21,6 +22,9 @@ UNITS = (
     "ec2ssh-agent-report.service",
 )
 DIRECTORIES = (publish.STATE, publish.RUN, "/var/lib/ec2ssh-agent-report", f"{DIRECTORY}/credentials")
+#: Where rsyslog writes what the journal has, too; as a first rotation leaves it. The most of one that is read (bytes).
+LOGS = tuple(f"/var/log/{name}{old}" for name in ("syslog", "messages", "daemon.log", "user.log") for old in ("", ".1"))
+_LOG_CAP = 64 << 20
 METRICS = "/var/lib/prometheus/node-exporter/ec2ssh-agent.prom"
 
 
@@ -41,6 +45,7 @@ def prepare(host: Host) -> dict[str, Any]:
         lines.append(f"{changes} changes that repairs made are part of the image now, and cannot be undone any more")
     lines += _journal(host)
     left = [path for directory in DIRECTORIES for path in _files(host, directory)]
+    left += _logs(host)
     lines += [f"left: {path}" for path in left]
     text = "".join(f"{line}\n" for line in lines)
     return {
@@ -106,3 +111,26 @@ def _journal(host: Host) -> list[str]:
     if rotated.code or emptied.code:
         return [f"journalctl: {(emptied if emptied.code else rotated).complaint}"]
     return ["the journal is emptied"]
+
+
+def _logs(host: Host) -> list[str]:
+    """Takes the agent's lines out of rsyslog's files. Gives those in which they are left."""
+    changed, left = False, []
+    for path in LOGS:
+        status = host.stat(path, follow=False)
+        if status is None or not status.regular:
+            continue
+        try:
+            lines = host.read(path, cap=_LOG_CAP, follow=False).splitlines(keepends=True)
+        except TooLarge:
+            left.append(path)
+            continue
+        others = [line for line in lines if b"ec2ssh-agent" not in line]
+        if len(others) < len(lines):
+            host.replace(path, b"".join(others))
+            changed = True
+    if changed and not host.root:
+        # Or it would go on writing into the files that were replaced.
+        with contextlib.suppress(NotFound):  # no systemd
+            host.run(["systemctl", "kill", "--signal=HUP", "rsyslog.service"], deadline=30.0)
+    return left

@@ -52,3 +52,14 @@ def test_an_attached_volume_runs_no_command() -> None:
     document = image.prepare(host)
     assert document["exit"] == 0 and document["removed"] == len(STATE)
     assert host.calls == []
+
+
+def test_its_lines_go_from_what_rsyslog_wrote() -> None:
+    host = _host()
+    host.put("/var/log/syslog", b"Nov 28 sshd[4]: mine\nNov 28 ec2ssh-agent[7]: ok -> unreachable: 10.0.5.20\nlast\n")
+    host.put("/var/log/messages", b"none\n")
+    host.put("/var/log/user.log.1", b"ec2ssh-agent " * (6 << 20))
+    document = image.prepare(host)
+    assert host.read("/var/log/syslog") == b"Nov 28 sshd[4]: mine\nlast\n"
+    assert (document["left"], document["exit"]) == (["/var/log/user.log.1"], 3)
+    assert host.calls[-1].argv == ("systemctl", "kill", "--signal=HUP", "rsyslog.service")
