@@ -6,6 +6,7 @@ Every command imports what it needs when it runs: `status` must answer in a blin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import gc
 import json
@@ -15,8 +16,9 @@ from typing import Any, NoReturn, Optional
 
 from . import __version__
 from .config import FILE, Config, load
-from .host import Denied, Host
+from .host import Denied, Host, HostError, Locked
 from .model import AgentError, UsageError
+from .plain import say
 
 
 def _columns() -> int:
@@ -176,9 +178,20 @@ def _lines() -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from .publish import RUN
+    from .repair.execute import Busy
     from .supervise import loop
 
-    return loop.run(arguments.config, arguments.root)
+    host = _host(arguments)
+    with contextlib.ExitStack() as held:
+        try:
+            host.mkdir(RUN, 0o755, sync=False)
+            held.enter_context(host.lock(f"{RUN}/daemon.lock", for_good=True))
+        except Locked as error:
+            raise Busy(f"the daemon runs already ({error})") from error
+        except HostError as error:  # a full or read-only /run: to be of use is worth more than to be alone
+            say(f"{error}; whether another daemon runs is not known")
+        return loop.run(arguments.config, arguments.root)
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -266,8 +266,9 @@ class Host:
             os.chown(self.path(path), uid, gid, follow_symlinks=False)
 
     @contextlib.contextmanager
-    def lock(self, path: str, *, wait: float = 0.0, mode: int = 0o600) -> Iterator[None]:
-        """Holds flock(2) on `path`, made where missing; it stays. Children that `run` starts do not inherit it.
+    def lock(self, path: str, *, wait: float = 0.0, mode: int = 0o600, for_good: bool = False) -> Iterator[None]:
+        """Holds flock(2) on `path`, made where missing; it stays. Children that `run` starts do not inherit it. With
+        `for_good` the program that this process becomes by execve(2) holds it on, to its end.
 
         One that is there is held on a file system that has become read-only, too.
 
@@ -291,6 +292,7 @@ class Host:
                     if self.monotonic() >= end:
                         raise Locked(f"{path}: locked by {_holder(descriptor)}") from error
                 self.sleep(0.02)
+            os.set_inheritable(descriptor, for_good)
             yield
         finally:
             os.close(descriptor)

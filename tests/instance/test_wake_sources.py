@@ -168,6 +168,33 @@ def test_an_include_that_lies_elsewhere(asleep: Instance) -> None:
     wakes(asleep, "rm /opt/ssh/a.conf /etc/ssh/sshd_config.d/y.conf")
 
 
+def test_an_include_of_a_directory_that_comes_later(asleep: Instance) -> None:
+    wakes(asleep, "echo 'Include /opt/later/*.conf' > /etc/ssh/sshd_config.d/y.conf")
+    wakes(asleep, "mkdir /opt/later")
+    wakes(asleep, "echo Bogus > /opt/later/a.conf", finding="sshd-config-invalid")
+    wakes(asleep, "rm -r /opt/later /etc/ssh/sshd_config.d/y.conf")
+
+
+def test_a_file_that_is_a_symbolic_link(asleep: Instance) -> None:
+    asleep.run("mkdir /opt/files; cp /etc/ssh/sshd_config /opt/files/good; (cat /opt/files/good; echo Bogus) >"
+               " /opt/files/bad; ln -s good /opt/files/now; touch /opt/files/deny")  # fmt: skip
+    wakes(asleep, "mv /etc/ssh/sshd_config /opt/files/mine; ln -s /opt/files/now /etc/ssh/sshd_config")
+    wakes(asleep, "ln -sfn bad /opt/files/now", finding="sshd-config-invalid")
+    wakes(asleep, "cp /opt/files/good /opt/files/bad")
+    wakes(asleep, "mv /opt/files/mine /etc/ssh/sshd_config")
+    wakes(asleep, "mv /etc/hosts.deny /opt/files/mine; ln -s /opt/files/deny /etc/hosts.deny")
+    wakes(asleep, "echo 'ALL: ALL' > /opt/files/deny", finding="wrappers-deny")
+    wakes(asleep, "mv /opt/files/mine /etc/hosts.deny; rm -r /opt/files")
+
+
+def test_a_configuration_directory_that_is_a_symbolic_link(asleep: Instance) -> None:
+    asleep.run("cp -a /etc/ssh /opt/ssh1; cp -a /etc/ssh /opt/ssh2; echo Bogus >> /opt/ssh2/sshd_config")
+    wakes(asleep, "mv /etc/ssh /etc/ssh.mine; ln -s /opt/ssh1 /etc/ssh")
+    wakes(asleep, "ln -sfn /opt/ssh2 /etc/ssh", finding="sshd-config-invalid")
+    wakes(asleep, "sed -i /Bogus/d /opt/ssh2/sshd_config")
+    wakes(asleep, "rm /etc/ssh; mv /etc/ssh.mine /etc/ssh; rm -r /opt/ssh1 /opt/ssh2")
+
+
 def test_a_host_key_that_lies_elsewhere(asleep: Instance) -> None:
     asleep.run("mkdir /opt/keys; ssh-keygen -q -t ed25519 -N '' -f /opt/keys/key")
     wakes(asleep, "echo 'HostKey /opt/keys/key' > /etc/ssh/sshd_config.d/z.conf")
@@ -273,3 +300,11 @@ def test_a_killed_supervisor_takes_up_where_it_was(asleep: Instance) -> None:
     assert status(asleep)["baseline"] == known != []
     wakes(asleep, "iptables -A INPUT -p tcp --dport 22 -j DROP", finding="firewall-drop")
     wakes(asleep, "iptables -F")
+
+
+def test_a_second_daemon_does_not_start(asleep: Instance) -> None:
+    done = asleep.run("timeout 20 ec2ssh-agent run", check=False)
+    assert done.code == 3 and done.out == "", done
+    assert "the daemon runs already" in done.err and len(done.err.splitlines()) == 1
+    asleep.run(f"kill -9 {main_pid(asleep)}")
+    wait_for("its first pass", lambda: str(status(asleep)["agent"]["pid"]) == main_pid(asleep), 30)

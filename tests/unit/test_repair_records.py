@@ -376,6 +376,27 @@ def test_the_real_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None
         assert (tmp_path / "lock").exists()
 
 
+def test_a_lock_for_good_is_held_by_the_program_that_the_process_becomes(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    script = """if True:
+        import os, sys
+        from ec2ssh_agent.host import Host
+        with Host(sys.argv[1]).lock("/lock", for_good=sys.argv[2] == "for good"):
+            os.execlp("sh", "sh", "-c", "echo became; read line")"""
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "agent")}
+    for how, held in (("for good", True), ("", False)):
+        argv = [sys.executable, "-c", script, str(tmp_path), how]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as other:
+            assert other.stdout and other.stdout.readline() == "became\n"
+            with contextlib.ExitStack() as stack:
+                if held:
+                    stack.enter_context(pytest.raises(Locked, match=f"locked by pid {other.pid} \\("))
+                stack.enter_context(host.lock("/lock"))
+            other.communicate("\n")
+    with host.lock("/lock"):
+        assert (tmp_path / "lock").exists()
+
+
 def test_the_latest_is_the_latest_within_a_second_and_when_the_clock_goes_back() -> None:
     host, made = machine(), list[str]()
     for clock in (1_800_000_000.9, 1_800_000_000.9, 1_800_000_000.9, 1_768_000_000.0, 1_800_000_001.0):
