@@ -267,7 +267,7 @@ class FakeHost(Host):
         node.uid, node.gid = uid, gid
 
     @contextlib.contextmanager
-    def lock(self, path: str, *, wait: float = 0.0, mode: int = 0o600) -> Iterator[None]:
+    def lock(self, path: str, *, wait: float = 0.0, mode: int = 0o600, for_good: bool = False) -> Iterator[None]:
         """`locked` holds the paths that somebody else has locked."""
         if path in self.locked:
             self.sleep(wait)
