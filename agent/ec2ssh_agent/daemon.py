@@ -11,7 +11,7 @@ from typing import Any, Optional
 from . import codec, document, learn, memory, passes, publish, withdraw
 from .config import FILE, Config, load
 from .diagnose import seen
-from .facts import Facts, Machine
+from .facts import Facts, Machine, Sshd
 from .host import Host, HostError, NotFound
 from .model import ConfigError, Finding, Severity, Symptom
 from .observe import PROBE, systemd
@@ -243,7 +243,6 @@ def _tell(host: Host, config: Config, made: Document, previous: Optional[Mapping
 
 def _watch(config_path: str, config: Config, done: Done, made: Document, *, boot: float) -> WatchList:
     facts = done.look.facts
-    unit = seen(facts.sshd.unit)
     ports = seen(facts.sshd.port) or ()
     base = default(config_path)
     waiting = memory.baseline_due(done.memory, boot, config.repair_baseline_after)
@@ -256,11 +255,17 @@ def _watch(config_path: str, config: Config, done: Done, made: Document, *, boot
         directories=(*base.directories, *_directories(facts)),
         status=f"{made['health']}: {made['summary']}"[:200],
         repaired=bool(done.records),
-        restarts_itself=bool(unit and unit.restart not in ("no", "")),
+        restarts_itself=restarts_itself(facts.sshd),
         generation=seen(facts.generation) or 0,
         probe=config.watch_probe_interval,
         probe_at=_probe_at(facts, ports[0] if ports else 22),
     )
+
+
+def restarts_itself(sshd: Sshd) -> bool:
+    """Whether systemd restarts an sshd that is killed: its unit says so, and the one that runs is the unit's."""
+    unit, process = seen(sshd.unit), seen(sshd.process)
+    return bool(unit and unit.restart not in ("no", "") and (process is None or process.pid == unit.main_pid))
 
 
 def interval(config: Config, machine: Machine) -> float:
