@@ -14,6 +14,7 @@ from . import publish
 from .config import DIRECTORY
 from .host import Host, NotFound, TooLarge
 from .repair import records
+from .status import printable
 
 UNITS = (
     "ec2ssh-agent.service",
@@ -24,6 +25,7 @@ UNITS = (
 DIRECTORIES = (publish.STATE, publish.RUN, "/var/lib/ec2ssh-agent-report", f"{DIRECTORY}/credentials")
 #: Where rsyslog writes what the journal has, too; as a first rotation leaves it. The most of one that is read (bytes).
 LOGS = tuple(f"/var/log/{name}{old}" for name in ("syslog", "messages", "daemon.log", "user.log") for old in ("", ".1"))
+_JOURNALD = "/run/systemd/journal/socket"
 _LOG_CAP = 64 << 20
 METRICS = "/var/lib/prometheus/node-exporter/ec2ssh-agent.prom"
 
@@ -104,12 +106,13 @@ def _journal(host: Host) -> list[str]:
     if host.root:
         return ["the journal of an attached volume is left as it is"]
     try:
-        rotated = host.run(["journalctl", "--quiet", "--rotate"], deadline=60.0)
-        emptied = host.run(["journalctl", "--quiet", "--vacuum-time=1s"], deadline=60.0)
+        # Where journald does not run (the image is a directory) there is nobody who could begin a new file.
+        done = [host.run(["journalctl", "--quiet", "--rotate"], deadline=60.0)] if host.exists(_JOURNALD) else []
+        done.append(host.run(["journalctl", "--quiet", "--vacuum-time=1s"], deadline=60.0))
     except NotFound:
         return []
-    if rotated.code or emptied.code:
-        return [f"journalctl: {(emptied if emptied.code else rotated).complaint}"]
+    if failed := [ran for ran in done if ran.code]:
+        return [f"journalctl: {printable(failed[-1].complaint)}"]
     return ["the journal is emptied"]
 
 

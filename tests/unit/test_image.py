@@ -47,6 +47,15 @@ def test_what_cannot_be_stopped_is_said() -> None:
     assert "Failed to stop" in image.prepare(host)["text"]
 
 
+def test_the_journal_is_emptied_with_journald_and_without() -> None:
+    for there, words in ((True, ["--rotate", "--vacuum-time=1s"]), (False, ["--vacuum-time=1s"])):
+        host = _host()
+        if there:
+            host.put("/run/systemd/journal/socket", b"")
+        assert "the journal is emptied" in image.prepare(host)["text"]
+        assert [call.argv[-1] for call in host.calls if call.argv[0] == "journalctl"] == words
+
+
 def test_an_attached_volume_runs_no_command() -> None:
     host = _host(root="/mnt")
     document = image.prepare(host)
