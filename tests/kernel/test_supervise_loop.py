@@ -131,10 +131,13 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def armed(daemon: Daemon, watch: Mapping[str, Any] = {}, **actions: object) -> Daemon:
-    """Started, its first pass made, and its watch list in force."""
+    """Started, its first pass made, and its watch list in force; what that names for the first time was looked at."""
     daemon.plan({"status": "armed", **watch}, **actions)
     daemon.start()
     daemon.told("STATUS=armed")
+    if "directories" in watch:
+        daemon.settled(2)
+        daemon.over()
     return daemon
 
 
@@ -214,6 +217,21 @@ def test_a_file_and_a_directory_that_appears(daemon: Daemon, tmp_path: Path) -> 
     assert reasons(daemon.next(lambda: put(tmp_path / "hosts.deny", "ALL: ALL\n"))) == {"wrappers"}
     assert reasons(daemon.next(late.mkdir)) == {"ufw"}
     assert reasons(daemon.next(lambda: put(late / "user.rules", "x"))) == {"ufw"}
+
+
+def test_a_file_that_changes_while_the_first_pass_that_names_it_looks(daemon: Daemon, tmp_path: Path) -> None:
+    place = tmp_path / "new"
+    place.mkdir()
+    watch = {"directories": [[str(place), [], "sshd-config"]]}
+    daemon.plan(watch, run=[["sh", "-c", f"sleep 0.3; echo Bogus > {place}/a.conf; sleep 0.3"]])
+    daemon.start()
+    daemon.settled(1)
+    daemon.plan(watch)
+    daemon.settled(2)
+    assert reasons(daemon.wakes[1]) == {"sshd-config"}
+    daemon.over()
+    time.sleep(0.5)
+    assert len(daemon.wakes) == 2, "it is known now"
 
 
 @pytest.mark.parametrize("restarts", [False, True])

@@ -58,9 +58,13 @@ class Inotify:
             raise OSError(code, os.strerror(code))
         return result
 
-    def watch(self, entries: Iterable[Entry]) -> None:
-        """From now on these, and nothing else. A directory that stays keeps its watch: no event is lost."""
-        self._wanted = tuple(entries)
+    def watch(self, entries: Iterable[Entry]) -> tuple[str, ...]:
+        """From now on these, and nothing else. A directory that stays keeps its watch: no event is lost.
+
+        Gives the reasons of those that were not watched till now: what changed there was not seen. (Of the first ones
+        none: nothing was looked at before.)
+        """
+        earlier, self._wanted = self._wanted, tuple(entries)
         before, self._watches, self.missing = self._watches, {}, {}
         for entry in self._wanted:
             self._add(entry)
@@ -72,6 +76,8 @@ class Inotify:
             except OSError as error:
                 if error.errno != errno.EINVAL:  # the kernel was first: the directory is gone
                     raise
+        fresh = set(self._wanted) - set(earlier) if earlier else ()
+        return tuple(dict.fromkeys(reason for _, _, reason in fresh))
 
     def _add(self, entry: Entry, *, again: bool = True) -> None:
         path, names, reason = entry

@@ -294,7 +294,8 @@ class Loop:
             self._schedule.forget("ruleset")
         self._changers = {who: made for who, made in self._changers.items() if _others(made, wanted)}
         if self._inotify:
-            self._inotify.watch((*wanted.directories, *(_LOCK if wanted.legacy else ())))
+            fresh = self._inotify.watch((*wanted.directories, *(_LOCK if wanted.legacy else ())))
+            self._changed(fresh, now)  # maybe while the pass looked
             self._missing.pop("files", None)
             if self._inotify.missing:
                 self._missing["files"] = ", ".join(f"{path} ({why})" for path, why in self._inotify.missing.items())
@@ -356,7 +357,11 @@ class Loop:
                     self._schedule.stale("network", now)
 
     def _files_changed(self, now: float) -> None:
-        for reason in self._inotify.read() if self._inotify else ():
+        if self._inotify:
+            self._changed(self._inotify.read(), now)
+
+    def _changed(self, reasons: tuple[str, ...], now: float) -> None:
+        for reason in reasons:
             if reason == "xtables-lock":
                 self._look_at_legacy(now, told=True)
             elif reason not in RESTARTING or now >= self._patient:
