@@ -170,6 +170,14 @@ def test_a_new_list_drops_what_is_not_on_it_and_keeps_the_rest(tmp_path: Path) -
     inotify.close()
 
 
+def test_what_is_named_for_the_first_time_was_not_watched_till_now(tmp_path: Path) -> None:
+    inotify, here = Inotify(), str(tmp_path)
+    assert inotify.watch(((here, (), "sshd-config"), (here, ("hosts.deny",), "wrappers"))) == ()
+    some = ((here, ("sshd_config",), "sshd-config"), (here, ("hosts.deny",), "wrappers"))
+    assert inotify.watch((*some, (here, (), "sshd-config"))) == (), "any name of that directory was watched"
+    assert inotify.watch((*some, (here, ("hosts.allow",), "wrappers"), (here, ("ufw",), "ufw"))) == ("wrappers", "ufw")
+
+
 def test_an_overflow_makes_everything_stale(tmp_path: Path) -> None:
     inotify = Inotify()
     inotify.watch(((str(tmp_path), ("never",), "files"),))

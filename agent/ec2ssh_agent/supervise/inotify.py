@@ -76,8 +76,12 @@ class Inotify:
             except OSError as error:
                 if error.errno != errno.EINVAL:  # the kernel was first: the directory is gone
                     raise
-        fresh = set(self._wanted) - set(earlier) if earlier else ()
-        return tuple(dict.fromkeys(reason for _, _, reason in fresh))
+        fresh = (
+            reason
+            for path, names, reason in self._wanted
+            if earlier and not {(path, names, reason), (path, (), reason)} & set(earlier)
+        )
+        return tuple(dict.fromkeys(fresh))
 
     def _add(self, entry: Entry, *, again: bool = True) -> None:
         path, names, reason = entry
