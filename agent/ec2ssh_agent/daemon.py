@@ -30,6 +30,7 @@ _OWNERS = 1.0  # seconds that the end of an owner's tool is waited for within th
 _ENDED = 0.01  # seconds between two looks whether it has ended
 _HUNG_PROBE = 1.2  # seconds
 _UNSURE = 10.0  # seconds until sshd is asked again
+_OFTEN = frozenset(("ruleset", "legacy", "network"))  # what other programs may change all the time
 
 
 def worker(config_path: str, root: str, wake: Wake) -> WatchList:
@@ -101,7 +102,7 @@ def _pass(host: Host, config: Config, config_path: str, wake: Wake, trouble: Opt
         notes.append(f"{wake.crashes} passes in a row failed: {wake.trouble}")
     done = _add(done._replace(notes=(*notes, *done.notes)), trouble)
     made = passes.published(host, config, done, started, _agent(host))
-    _tell(host, config, made, previous)
+    _tell(host, config, made, previous, often=_OFTEN.issuperset(wake.reasons))
     watch = _watch(config_path, config, done, made, boot=host.monotonic())
     # sshd's queue does not drain, and this look found no hang: a flood may have hidden it.
     unsure = wake.hung and all(finding.id != "sshd-hung" for finding in done.look.assessment.findings)
@@ -212,16 +213,16 @@ def _previous(host: Host) -> Optional[Document]:
     return made if isinstance(made, dict) and "health" in made else None
 
 
-def _tell(host: Host, config: Config, made: Document, previous: Optional[Mapping[str, Any]]) -> None:
-    """Reports, status files, history, console. None of them stops a repair.
+def _tell(host: Host, config: Config, made: Document, previous: Optional[Mapping[str, Any]], *, often: bool) -> None:
+    """Reports, status files, history, console. None of them stops a repair. `often`: such a pass may be made once a
+    second, and is no occasion to try again what waits.
 
     Reports come first: an agent that is killed in between tells them again, with new keys, rather than never.
     """
     from .report import console, spool
 
     try:
-        spool.tell(host, config, made, previous)
-        if config.report_url:
+        if spool.tell(host, config, made, previous) or config.report_url and not often:
             from .report import command
 
             command.start(host, config)

@@ -30,6 +30,7 @@ def host_whose_reporter(outcome: str, answer: str) -> FakeHost:
         return Ran(0, json.dumps({"sent": sent, "parked": 0, "answer": answer}).encode(), b"")
 
     host.command(["setpriv"], run)
+    host.command(["setsid", "--fork", "setpriv"], run)
     return host
 
 
@@ -95,7 +96,7 @@ def test_where_the_supervisor_starts_it_and_cannot_that_is_said() -> None:
     command.start(host, CONFIG)
     (call,) = host.calls
     assert call.argv[-1] == "--background" and "--reuid=ec2ssh-agent" in call.argv
-    host.command(["setpriv"], Ran(1, b"", b"setpriv: user ec2ssh-agent: not found\n"))
+    host.command(["setsid", "--fork", "setpriv"], Ran(0, b"", b"setpriv: user ec2ssh-agent: not found\n"))
     with pytest.raises(HostError, match="did not start: setpriv: user"):
         command.start(host, CONFIG)
     host.directory("/run/systemd/system")

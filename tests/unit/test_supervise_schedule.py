@@ -126,6 +126,19 @@ def test_news_does_not_wait_behind_a_flood(reason: str, by: str) -> None:
     assert schedule.due() - driver.now > waits + 1.0, "the second one of its kind is none"
 
 
+def test_the_worker_is_kept_before_the_first_pass_that_has_to_wait() -> None:
+    """What a pass costs that starts a new one would make the next one wait for seconds."""
+    driver, now, kept = Driver(), 100.0, []
+    while driver.schedule.due() <= now or not kept:
+        driver.schedule.stale("ruleset", now, by="nft")
+        kept.append(driver.schedule.short)
+        driver.run(now, cost=0.02 if kept[-1] else 0.08)
+        driver.schedule.stale("ruleset", now, by="nft")
+        now += BURST + 0.1
+    assert kept[:3] == [False] * 3 and kept[-1]
+    assert driver.schedule.due() - now < 1.0
+
+
 def test_news_that_comes_while_a_pass_is_made_is_looked_at_right_after_it() -> None:
     _, schedule = flooded()
     now = schedule.due()

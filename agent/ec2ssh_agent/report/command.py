@@ -84,13 +84,15 @@ def argv(config_path: str, *arguments: str) -> list[str]:
 
 
 def start(host: Host, config: Config) -> None:
-    """Where systemd does not: has the reporter look whether there is anything to send, and does not wait for it.
+    """Where systemd does not: has the reporter look whether there is anything to send, and does not wait for it. It is
+    no child of this process, whose CPU time would count for the pass's.
 
     Raises HostError where it cannot be started.
     """
     if config.report_url and not host.exists("/run/systemd/system"):
-        ran = host.run(argv(_path(config), "--background"), deadline=10.0, cap=1 << 16, environment=_proxies(host))
-        if ran.code:
+        words = ["setsid", "--fork", *argv(_path(config), "--background")]
+        ran = host.run(words, deadline=10.0, cap=1 << 16, environment=_proxies(host))
+        if ran.code or ran.err:
             raise HostError(f"the reporter did not start: {ran.complaint}")
 
 

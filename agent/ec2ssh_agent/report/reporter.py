@@ -323,17 +323,13 @@ def _one_run(host: Host, *, asked: bool) -> Iterator[None]:
         yield
 
 
-def _detach() -> bool:
-    """Whether this is the process that goes on, by itself: in a session of its own, on no pipe of its parent's."""
-    if os.fork():
-        return False
-    os.setsid()
+def _behind() -> None:
+    """In the background: on no pipe of whoever started it, who waits for that."""
     os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
     sink = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(sink, descriptor)
-    return True
 
 
 def _config(host: Host, path: str) -> Config:
@@ -365,8 +361,8 @@ def main(argv: Optional[list[str]] = None) -> int:
     parser.add_argument("--only", default="", metavar="ID", help="this report alone")
     parser.add_argument("--background", action="store_true", help="without systemd: let whoever starts it go on")
     arguments = parser.parse_args(argv)
-    if arguments.background and not _detach():
-        return 0
+    if arguments.background:
+        _behind()
     # urllib3 would write the keys of each connection there, and fail where it cannot.
     os.environ.pop("SSLKEYLOGFILE", None)
     host = Host(arguments.root)

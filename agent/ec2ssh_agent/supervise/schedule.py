@@ -81,8 +81,11 @@ class Schedule:
 
     @property
     def short(self) -> bool:
-        """Events come faster than their budget lets passes follow: after the next one there will be another soon."""
-        return self._balance < 0.0
+        """Events come faster than their budget lasts: after the next pass there will be another soon.
+
+        Said while some of it is left: the first pass that waits for it is to be a cheap one, or it waits for seconds.
+        """
+        return self._balance < BUDGET / 2
 
     def take(self, now: float) -> tuple[tuple[str, ...], float]:
         """The reasons of the pass that starts now, and the first sight of the eldest."""
