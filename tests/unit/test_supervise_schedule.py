@@ -128,7 +128,8 @@ def test_news_does_not_wait_behind_a_flood(reason: str, by: str) -> None:
 
 def test_the_worker_is_kept_before_the_first_pass_that_has_to_wait() -> None:
     """What a pass costs that starts a new one would make the next one wait for seconds."""
-    driver, now, kept = Driver(), 100.0, []
+    driver, now = Driver(), 100.0
+    kept: list[bool] = []
     while driver.schedule.due() <= now or not kept:
         driver.schedule.stale("ruleset", now, by="nft")
         kept.append(driver.schedule.short)
