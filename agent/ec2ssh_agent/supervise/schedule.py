@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Optional
 
 QUIET, BURST = 0.005, 0.1  # short: a pass looks at the rules 50 ms after it has started, and sees what came till then
-SHARE, BUDGET, LONGEST = 0.032, 0.5, 5.0
+SHARE, BUDGET, LONGEST = 0.027, 0.5, 5.0
 _NEWS, _NEWS_APART, _KINDS = 10.0, 2.0, 64  # seconds without its kind, and between two of any; kinds remembered
 _CALM, _CALM_FACTOR = 1.0, 10.0  # a quiet while: so long, and so many times the CPU time of the last pass
 _RETRY_LONGEST, _EVENT_LONGEST = 300.0, 5.0
