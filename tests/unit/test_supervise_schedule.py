@@ -76,7 +76,8 @@ def test_a_killed_sshd_is_left_to_systemd_for_a_second_while_other_passes_go_on(
 
 
 def test_endless_change_costs_its_share_and_no_more() -> None:
-    driver, cost, now, spent = Driver(), 0.06, 100.0, 0.0
+    """A pass costs twice what the worker that rests was measured to need (RESULTS.md)."""
+    driver, cost, now, spent = Driver(), 0.04, 100.0, 0.0
     longest = 0.0
     last = now
     while now < 160.0:
@@ -87,8 +88,8 @@ def test_endless_change_costs_its_share_and_no_more() -> None:
             longest = max(longest, now - last)
             last = now
         now += 0.005
-    assert spent / 60.0 < 0.045
-    assert longest < 2.0
+    assert spent / 60.0 < 0.04
+    assert longest < 1.7
 
 
 def test_a_dear_pass_is_still_made_within_the_longest_wait() -> None:
