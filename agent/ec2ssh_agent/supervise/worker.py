@@ -127,6 +127,7 @@ class Pass:
             elif kind == "rest" and not self._asked:
                 self.rests, self.cost = True, float(value)
                 self._charged += self.cost
+                self.watch = None if self.trouble else self.watch
         except (EOFError, ValueError, TypeError) as error:
             self.trouble = f"the pass wrote nonsense: {error}"
 
