@@ -203,7 +203,11 @@ def _filter_backend(ruleset: Optional[Ruleset], table: str, chain: str) -> Optio
 
 
 def _ufw_allow(gap: Gap, situation: Situation, tuples: tuple[str, ...]) -> Run:
-    """`ufw prepend allow`; an equal rule is deleted first, since ufw would skip ours and leave that where it stands."""
+    """`ufw prepend allow`; an equal rule is deleted first, since ufw would skip ours and leave that where it stands.
+
+    Where that is the first one anyhow, `ufw allow` makes an allowance of it: one command in place of two, of a fifth of
+    a second each.
+    """
     commands: list[tuple[str, ...]] = []
     inverse: list[tuple[str, ...]] = []
     known = [line.split() for line in tuples]
@@ -211,13 +215,27 @@ def _ufw_allow(gap: Gap, situation: Situation, tuples: tuple[str, ...]) -> Run:
         rule: tuple[str, ...] = (f"{gap.port}/tcp",)
         if network:
             rule = ("proto", "tcp", "from", network, "to", "any", "port", str(gap.port))
-        for action in sorted({words[0] for words in known if _same(words, gap.port, network)}):
+        actions = sorted({words[0] for words in known if _same(words, gap.port, network)})
+        if not network and len(actions) == 1 and _comes_first(known, actions[0], gap.port):
+            commands.append(("ufw", "allow", *rule))
+            inverse.insert(0, ("ufw", actions[0], *rule))
+            continue
+        for action in actions:
             said = action.split("_")  # deny_log: `ufw deny log`
             commands.append(("ufw", "--force", "delete", *said, *rule))
             inverse.append(("ufw", *said, *rule))
         commands.append(("ufw", "prepend", "allow", *rule))
         inverse.insert(0, ("ufw", "--force", "delete", "allow", *rule))
     return Run(tuple(commands), tuple(inverse), _UFW_FILES, (("ufw", "reload"),), "ufw", _UFW_TABLES)
+
+
+def _comes_first(known: list[list[str]], action: str, port: int) -> bool:
+    """Whether the first rule of both families is ACTION, which shuts, for the port and every source, and no more than
+    that: without log or comment."""
+    first = {family: next((w for w in known if (":" in "".join(w[3:6])) is family), []) for family in (False, True)}
+    return action != "allow" and all(
+        words[:1] == [action] and len(words) == 7 and _same(words, port, "") for words in first.values()
+    )
 
 
 def _same(words: list[str], port: int, network: str) -> bool:

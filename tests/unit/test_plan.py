@@ -28,7 +28,7 @@ from ec2ssh_agent.model import Health, Seen, Symptom, Unseen
 from ec2ssh_agent.reach import addresses, analyse, iptables, wrappers
 from ec2ssh_agent.reach.question import Link, Listening, Local, Question, Route
 from ec2ssh_agent.reach.ruleset import Backend, Chain, Family, Kind, Ranges, Ruleset, Table
-from ec2ssh_agent.steps import Ladder, Write, commands
+from ec2ssh_agent.steps import Ladder, Run, Write, commands
 
 HOST = addresses.parse_address("10.0.5.20")[1]
 EMPTY = Ruleset(())
@@ -205,6 +205,25 @@ def test_ufws_own_denial_is_deleted_first() -> None:
     text = UFW.replace("COMMIT", "-A ufw-user-input -p tcp -m tcp --dport 22 -j DROP\nCOMMIT")
     story = Story(rules(text), ufw=Seen(Ufw(True, True, (denial,))))
     assert story.typed() == ["ufw --force delete deny 22/tcp", "ufw prepend allow 22/tcp"]
+
+
+def test_ufws_own_denial_that_comes_first_is_made_an_allowance_where_it_stands() -> None:
+    text = UFW.replace("COMMIT", "-A ufw-user-input -p tcp -m tcp --dport 22 -j DROP\nCOMMIT")
+    four, six = "deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 in", "deny tcp 22 ::/0 any ::/0 in"
+    other = "allow tcp 80 ::/0 any ::/0 in"
+
+    def told(*tuples: str) -> list[str]:
+        story = Story(rules(text), ufw=Seen(Ufw(True, True, tuples)))
+        (step,) = story.ladder.rungs[0].steps
+        assert isinstance(step, Run)
+        return [*story.typed(), *(" ".join(words) for words in step.inverse)]
+
+    deleted = ["ufw --force delete deny 22/tcp", "ufw prepend allow 22/tcp"]
+    assert told(four, six, other) == ["ufw allow 22/tcp", "ufw deny 22/tcp"]
+    assert told(four, other, six)[:2] == deleted, "in one family another stands before it"
+    assert told(four)[:2] == deleted, "its undoing would shut the other family"
+    assert told(f"{four} comment=73", six)[:2] == deleted
+    assert told(four, six, four.replace("deny", "deny_log"))[1] == "ufw --force delete deny log 22/tcp"
 
 
 def test_a_ufw_whose_chains_were_flushed_is_not_taken_down_and_up() -> None:
