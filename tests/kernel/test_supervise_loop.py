@@ -579,6 +579,22 @@ def test_without_its_capability_a_source_is_missing_and_the_rest_works(daemon: D
     assert daemon.next(lambda: daemon.signal(signal.SIGUSR1))["missing"]
 
 
+def test_a_source_that_goes_and_comes_is_told_at_once(daemon: Daemon, tmp_path: Path) -> None:
+    place = tmp_path / "circle"
+    os.symlink("circle", place)
+    armed(daemon, {"directories": [[str(place), [], "ufw"]]})
+    [told] = daemon.wakes[1]["missing"]
+    assert reasons(daemon.wakes[1]) == {"sources", "ufw"} and told.startswith(f"files: {place} (")
+    place.unlink()
+    wait(lambda: daemon.wakes[-1]["missing"] == [], "the source again")
+    daemon.over()
+    known = len(daemon.wakes)
+    assert daemon.next(lambda: os.symlink("circle", place))["missing"] == [told]
+    daemon.over()
+    time.sleep(0.5)
+    assert len(daemon.wakes) == known + 1, "told once"
+
+
 def test_listeners_as_a_pass_observes_them(daemon: Daemon) -> None:
     code = """
 import socket

@@ -76,10 +76,11 @@ class Inotify:
             except OSError as error:
                 if error.errno != errno.EINVAL:  # the kernel was first: the directory is gone
                     raise
+        known = frozenset(earlier)
         fresh = (
             reason
             for path, names, reason in self._wanted
-            if earlier and not {(path, names, reason), (path, (), reason)} & set(earlier)
+            if earlier and known.isdisjoint(((path, names, reason), (path, (), reason)))
         )
         return tuple(dict.fromkeys(fresh))
 
@@ -150,6 +151,6 @@ def _led_to(entry: Entry) -> Iterator[Entry]:
             yield at or "/", (name,), reason
             rest, left = target.split("/") + rest, left - 1
             at = "" if target.startswith("/") else at
-        if left < _LINKS:
+        if left < _LINKS and not rest:  # a circle leads nowhere
             above, _, name = at.rpartition("/")
             yield (above or "/", (name,), reason) if names else (at or "/", (), reason)

@@ -1,8 +1,8 @@
 """The loop: epoll over the wake-up sources, one worker at a time, the pulse, signals, systemd.
 
 A source that this machine does not give is listed in `missing` and tried again with every full pass; until then the
-timer, and where it can the pulse, stand in for it. The configuration is never read here: the worker reads it, and
-hands back what to watch.
+timer, and where it can the pulse, stand in for it. One that goes or comes is worth a pass, which says so. The
+configuration is never read here: the worker reads it, and hands back what to watch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .inotify import XTABLES_LOCK, Inotify
 from .network import Network
 from .notify import Notifier
 from .probe import Probe
-from .schedule import FULL, LONGEST, Schedule
+from .schedule import FULL, Schedule
 from .socklook import AGAIN, Look
 from .watch import RESTART, RESTARTING, Wake, WatchList, default
 from .worker import Pass
@@ -42,7 +42,6 @@ _JUMP = 2.0  # seconds that the wall clock may move against the other one
 _CHANGERS = 16  # programs that changed the rules, remembered until the next pass
 # So many turns with shorter pauses, and events are gathered for a while before they are read.
 _FLOOD, _PAUSE, _NAP = 8, 0.05, 0.1
-_REST = LONGEST + 1.0  # seconds that a worker waits for another pass
 
 
 def clock() -> float:
@@ -68,7 +67,8 @@ class Loop:
         self._handlers: dict[int, Callable[[float], None]] = {}
         self._schedule = Schedule()
         self._notifier = Notifier(os.environ)
-        self._missing: dict[str, str] = {}
+        self._missing: dict[str, str] = {}  # source → why
+        self._told: dict[str, str] = {}  # of them, those that a pass has been or will be told
         self._rules: Optional[Rules] = None
         self._network: Optional[Network] = None
         self._inotify: Optional[Inotify] = None
@@ -79,8 +79,7 @@ class Loop:
         self._probed: Optional[str] = None
         self._patient = 0.0  # until then, or the next pass, systemd is left to restart sshd
         self._pass: Optional[Pass] = None
-        self._resting: Optional[Pass] = None  # its worker waits for another pass, until `_rest_until`
-        self._rest_until = float("inf")
+        self._resting: Optional[Pass] = None  # its worker waits for another pass
         self._changers: dict[tuple[int, str], int] = {}  # → generation
         self._trouble = ""
         self._marked = True  # a trouble file may be there, of a supervisor before this one
@@ -126,8 +125,11 @@ class Loop:
             self._pass.enforce(now)
         elif not self._stopping and now >= self._schedule.due():
             self._begin(now)
-        elif now >= self._rest_until:
+        elif self._resting and now >= self._resting.until:
             self._dismiss()
+        if self._missing != self._told:
+            self._told = dict(self._missing)
+            self._schedule.stale("sources", now)
         if now >= self._alive_at:
             self._alive_at = now + self._notifier.every
             if not (self._pass and self._pass.stuck(now)):
@@ -135,7 +137,8 @@ class Loop:
 
     def _next(self) -> float:
         work = self._pass.next if self._pass else self._schedule.due()
-        return min(work, self._rest_until, self._pulse_at, self._probe_at, self._probe.until, self._alive_at)
+        rest = self._resting.until if self._resting else float("inf")
+        return min(work, rest, self._pulse_at, self._probe_at, self._probe.until, self._alive_at)
 
     # -- passes
 
@@ -153,7 +156,7 @@ class Loop:
             self._look is not None and self._look.hung,
             self._schedule.short,
         )
-        self._changers = {}
+        self._changers, self._told = {}, dict(self._missing)
         if self._look:
             with self._source("listener"):
                 self._look.remember()
@@ -169,7 +172,7 @@ class Loop:
         deadline = self._list.deadline
         resting = self._resting
         if resting and resting.again(wake, now=now, deadline=deadline):
-            self._resting, self._rest_until = None, float("inf")
+            self._resting = None
             return resting
         self._dismiss()
         return Pass(self._worker, self._config_path, self._root, wake=wake, now=now, deadline=deadline)
@@ -178,14 +181,14 @@ class Loop:
         """A worker must not wait for ever, nor longer than memory is better used by others."""
         if self._resting:
             self._resting.dismiss()
-        self._resting, self._rest_until = None, float("inf")
+        self._resting = None
 
     def _hear(self, now: float) -> None:
         made = self._pass
         if made and (not made.read(now) or made.rests):
             self._off(made.fileno())
             if made.rests:
-                self._pass, self._resting, self._rest_until = None, made, now + _REST
+                self._pass, self._resting = None, made
                 self._ended(made, now)
 
     def _reap(self, now: float) -> None:
@@ -203,7 +206,7 @@ class Loop:
                 self._ended(made, now)
             elif self._resting and pid == self._resting.pid:
                 self._resting.close()  # somebody else ended it
-                self._resting, self._rest_until = None, float("inf")
+                self._resting = None
 
     def _ended(self, made: Pass, now: float) -> None:
         full, cost = not FULL.isdisjoint(made.wake.reasons), made.cost
@@ -295,10 +298,7 @@ class Loop:
         self._changers = {who: made for who, made in self._changers.items() if _others(made, wanted)}
         if self._inotify:
             fresh = self._inotify.watch((*wanted.directories, *(_LOCK if wanted.legacy else ())))
-            self._changed(fresh, now)  # maybe while the pass looked
-            self._missing.pop("files", None)
-            if self._inotify.missing:
-                self._missing["files"] = ", ".join(f"{path} ({why})" for path, why in self._inotify.missing.items())
+            self._changed(self._inotify, fresh, now)  # maybe while the pass looked
         if self._look:
             self._look.watch(wanted.ports)
         self._watch_processes(wanted.pids, now)
@@ -358,9 +358,12 @@ class Loop:
 
     def _files_changed(self, now: float) -> None:
         if self._inotify:
-            self._changed(self._inotify.read(), now)
+            self._changed(self._inotify, self._inotify.read(), now)
 
-    def _changed(self, reasons: tuple[str, ...], now: float) -> None:
+    def _changed(self, inotify: Inotify, reasons: tuple[str, ...], now: float) -> None:
+        self._missing.pop("files", None)
+        if inotify.missing:
+            self._missing["files"] = ", ".join(f"{path} ({why})" for path, why in inotify.missing.items())
         for reason in reasons:
             if reason == "xtables-lock":
                 self._look_at_legacy(now, told=True)

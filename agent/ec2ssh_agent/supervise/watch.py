@@ -16,8 +16,8 @@ RESTARTING = frozenset(("socket-unit", "sshd-config"))
 class Wake(NamedTuple):
     """Why a pass is made. Reasons: start, timer, reload, verify (a pass wanted to be followed), request (SIGUSR1),
     clock, ruleset, legacy, network, sshd-exit, listener (the set of listeners on sshd's ports changed), queue (the
-    accept queue did not drain for a second, or does again), banner (the probe's answer changed), and those of
-    `directories`."""
+    accept queue did not drain for a second, or does again), banner (the probe's answer changed), sources (what is
+    `missing` changed), and those of `directories`."""
 
     reasons: tuple[str, ...]
     by: tuple[tuple[int, str], ...] = ()  # pid (outer namespace) and program of who changed the rules, latest last

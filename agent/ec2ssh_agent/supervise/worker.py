@@ -16,6 +16,7 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socketpair
 
 from ..plain import TYPE_CHECKING, signal
 from .channel import LENGTH, be_worker, framed
+from .schedule import LONGEST
 from .watch import WatchList
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 
 GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 _LARGEST = 4 << 20  # bytes that a pass may write
+_REST = LONGEST + 1.0  # seconds that a worker waits for another pass
 _MOST = 30  # passes of one worker: what it collects is gone with it
 _SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 
 class Pass:
-    """A pass that is being made. `watch` is what it handed back, `trouble` why it did not; where it said `rest`, the
-    worker waits for the next one, and `cost` (seconds of CPU) is known before it ends."""
+    """A pass that is being made. `watch` is what it handed back, `trouble` why it did not; where it `rests`, the worker
+    waits for the next one, not beyond `until`, and `cost` (seconds of CPU) is known before it ends."""
 
     def __init__(self, worker: Worker, config_path: str, root: str, *, wake: Wake, now: float, deadline: float) -> None:
         """Forks. Raises OSError."""
@@ -60,7 +62,7 @@ class Pass:
         self.watch: Optional[WatchList] = None
         self.trouble = ""
         self.deadline = now + deadline
-        self.rests = False
+        self.rests, self.until = False, float("inf")
         self.cost = 0.0
         self._made += 1
         self._tool = False  # an owner's tool is at work
@@ -125,7 +127,7 @@ class Pass:
             elif kind == "watch":
                 self.watch = WatchList(*value)
             elif kind == "rest" and not self._asked:
-                self.rests, self.cost = True, float(value)
+                self.rests, self.until, self.cost = True, now + _REST, float(value)
                 self._charged += self.cost
                 self.watch = None if self.trouble else self.watch
         except (EOFError, ValueError, TypeError) as error:
