@@ -6,6 +6,7 @@ Source: org.freedesktop.systemd1(5).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -109,19 +110,17 @@ def restarting(host: Host) -> bool:
     A restart that is due soon is awaited, and systemd asked again then: its timers have 250 ms of slack, which end
     with whatever else wakes it. Source: sd_event_add_time(3), accuracy.
     """
+    name = ""
     if not present(host):
         return False
-    try:
-        with connect(host, deadline=_BUSY + _SOON) as bus:
-            name = _restarting(bus)
-            if name:
-                wanted = ((_UNIT_SERVICE, "RestartUSec", 0), (_UNIT, "StateChangeTimestampMonotonic", 0))
-                left = sum(_properties(bus, name, wanted)) / 1e6 - host.monotonic()
-                if 0 < left < _SOON:
-                    host.sleep(left + _LATE)
-                    _restarting(bus)
-    except HostError:
-        return False
+    with contextlib.suppress(HostError), connect(host, deadline=_BUSY + _SOON) as bus:
+        name = _restarting(bus)
+        if name:
+            wanted = ((_UNIT_SERVICE, "RestartUSec", 0), (_UNIT, "StateChangeTimestampMonotonic", 0))
+            left = sum(_properties(bus, name, wanted)) / 1e6 - host.monotonic()
+            if 0 < left < _SOON:
+                host.sleep(left + _LATE)
+                _restarting(bus)
     return bool(name)
 
 
