@@ -152,26 +152,28 @@ def script(config: Config) -> str:
 
 def _rules(config: Config) -> str:
     """The rule for everyone, or one for each range of `[expect] clients`."""
-    text = ""
+    lines: list[str] = []
     for family, tool, names, key in (
         (Family.IPV4, "iptables", "/proc/net/ip_tables_names", "ip"),
         (Family.IPV6, "ip6tables", "/proc/net/ip6_tables_names", "ip6"),
     ):
         ranges = [cidrs((found,), of)[0] for of, found in config.expect_clients if of is family]
-        # The older kernel interface's rules apply besides those of the newer one.
+        source = ' -s "$1"' if config.expect_clients else ""
+        accept = (
+            f'accept {tool}{source} -p tcp --dport "$port"',
+            # The older kernel interface's rules apply besides those of the newer one.
+            f'! grep -qs . {names} || accept {tool}-legacy{source} -p tcp --dport "$port"',
+        )
         if not config.expect_clients:
-            text += f'accept {tool} -p tcp --dport "$port"\n'
-            text += f'! grep -qs . {names} || accept {tool}-legacy -p tcp --dport "$port"\n'
+            lines += accept
         elif ranges:
-            text += f'admit_{key}() {{\n    accept {tool} -s "$1" -p tcp --dport "$port"\n'
-            text += f'    ! grep -qs . {names} || accept {tool}-legacy -s "$1" -p tcp --dport "$port"\n'
-            text += f'    accept_nft "{key} saddr $1 "\n'
             rule = f"rule family={family.value} source address=$1 port port=$port protocol=tcp accept"
-            text += f'    accept_firewalld "--add-rich-rule={rule}"\n}}\n'
-            text += "".join(f"admit_{key} {found}\n" for found in ranges)
+            body = (*accept, f'accept_nft "{key} saddr $1 "', f'accept_firewalld "--add-rich-rule={rule}"')
+            lines += [f"admit_{key}() {{", *(f"    {line}" for line in body), "}"]
+            lines += [f"admit_{key} {found}" for found in ranges]
     if not config.expect_clients:
-        text += "accept_nft ''\naccept_firewalld \"--add-port=$port/tcp\"\n"
-    return text
+        lines += ["accept_nft ''", 'accept_firewalld "--add-port=$port/tcp"']
+    return "".join(f"{line}\n" for line in lines)
 
 
 def multipart(config: Config) -> str:
