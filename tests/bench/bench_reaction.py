@@ -3,11 +3,12 @@
     tests/bench/bench_reaction.py [--runs 20] [--minutes M] [--settle 0s] [--with agent|monit] [FAULT…]
 
 Needs root and the Python of tests/run.sh. The faults are those of tests/instance/faults.py but for sshd's own files,
-and `killed`. A client in its own namespace starts a connection every 20 ms and gives each 100 ms. The time runs from
-just before the command that breaks SSH (of a hung sshd: from the start of the first connection that queues) to the
-start of the first connection after the last that failed. Prints, for each fault, median and worst in ms, and how long
-that command took itself. Before each run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go
-round the faults; after M minutes no other run begins.
+`killed`, and legacy rules of a program that takes no lock, which only the pulse meets, a second later at most. A client
+in its own namespace starts a connection every 20 ms and gives each 100 ms. The time runs from just before the command
+that breaks SSH (of a hung sshd: from the start of the first connection that queues) to the start of the first
+connection after the last that failed. Prints, for each fault, median and worst in ms, and how long that command took
+itself. Before each run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go round the faults;
+after M minutes no other run begins.
 
 `killed-alone`, to be asked for, is `killed` while the agent is stopped: what systemd needs by itself, in the same
 instance. Its timers may be late by up to 250 ms, so that takes many runs.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import random
 import select
 import socket
 import statistics
@@ -61,8 +63,18 @@ ALONE = KILLED._replace(name="killed-alone", heal=f"{KILLED.heal}; systemctl sta
 #: It listens, and accept(2) fails: a hang without a signal.
 DEAF = Fault("out-of-descriptors", f"prlimit --pid {PID} --nofile=3:3", "silent", "sshd-hung", faults.RESTART)
 HANGS = ("hung", DEAF.name)
+LIBRARY = Fault(
+    "iptables-legacy-by-library",
+    """/usr/bin/python3 -c '
+import iptc
+rule = iptc.Rule(); rule.protocol = "tcp"; rule.target = iptc.Target(rule, "DROP")
+iptc.Chain(iptc.Table(iptc.Table.FILTER), "INPUT").insert_rule(rule)'""",
+    "timeout",
+    "firewall-drop",
+    "iptables-legacy -F INPUT",
+)
 SSHD = (*(fault for fault in faults.SSHD if fault.name in ("stopped", "hung")), DEAF, KILLED)
-MEASURED = {fault.name: fault for fault in (*faults.RULES, *faults.WRAPPERS, *SSHD, *faults.FIREWALLD)}
+MEASURED = {fault.name: fault for fault in (*faults.RULES, LIBRARY, *faults.WRAPPERS, *SSHD, *faults.FIREWALLD)}
 
 
 class Trial:
@@ -137,6 +149,8 @@ class Bench:
         if fault is ALONE:
             self.made.run("systemctl stop ec2ssh-agent.service")
             time.sleep(CALM)
+        if fault is LIBRARY:
+            time.sleep(random.random())  # any moment between two looks
         trial = Trial(self.made, fault.to, 30.0 if self.who == "agent" else 6.0)
         thread = threading.Thread(target=trial.run)
         thread.start()
