@@ -19,6 +19,8 @@ from ec2ssh_agent.host import Host
 from ec2ssh_agent.model import Seen, Unseen
 from ec2ssh_agent.observe import dbus, firewalld, systemd
 from ec2ssh_agent.reach.ruleset import Backend, Ruleset, Table
+from ec2ssh_agent.repair.firewalld import add
+from ec2ssh_agent.repair.work import Context, StepFailed
 
 #: (interface, member, body) to (signature, body), or None for an error.
 Answer = Callable[[str, str, tuple[Any, ...]], Optional[tuple[str, tuple[Any, ...]]]]
@@ -330,3 +332,49 @@ def test_a_systemd_that_does_not_answer_holds_up_a_look_at_a_killed_sshd_for_les
         began = time.monotonic()
         assert not systemd.restarting(host)
         assert time.monotonic() - began < 1.5, "the others wait for 2 s"
+
+
+@pytest.mark.parametrize(
+    "wanted, call",
+    [
+        ("--add-service=ssh", ("addService", ("drop", "ssh", 0))),
+        ("--add-port=2222/tcp", ("addPort", ("drop", "2222", "tcp", 0))),
+        ('--add-rich-rule=rule family="ipv4" accept', ("addRichRule", ("drop", 'rule family="ipv4" accept', 0))),
+    ],
+)
+def test_firewalld_is_told_what_firewall_cmd_would_tell_it(root: Path, wanted: str, call: tuple[str, Any]) -> None:
+    asked: list[tuple[str, Any]] = []
+    patience: list[float] = []
+
+    @contextlib.contextmanager
+    def busy(seconds: float) -> Iterator[None]:
+        patience.append(seconds)
+        yield
+
+    def answer(interface: str, member: str, body: tuple[Any, ...]) -> Optional[tuple[str, tuple[Any, ...]]]:
+        if member == "Hello":
+            return "s", (":1.1",)
+        asked.append((member, body))
+        assert interface == firewalld.ZONE
+        return ("s", ("drop",)) if len(asked) == 1 else None
+
+    with serving(root, dbus.SYSTEM_BUS, answer) as host:
+        context = Context(host, "20260101T000000-ab12", busy)
+        command = ("firewall-cmd", "--zone=drop", wanted)
+        assert add(context, command) and asked == [call] and patience == [30.0]
+        assert not add(context, command) and len(asked) == 2, "refused: firewall-cmd is to say why"
+        for other in (
+            ("firewall-cmd", "--permanent", *command[1:]),
+            ("firewall-cmd", "--state"),
+            ("ufw", *command[1:]),
+        ):
+            assert not add(context, other)
+        assert not add(context, ("firewall-cmd", "--zone=drop", wanted.replace("add", "remove"))) and len(asked) == 2
+
+
+def test_a_firewalld_that_does_not_answer_is_not_told_again_by_firewall_cmd(root: Path) -> None:
+    command = ("firewall-cmd", "--zone=drop", "--add-service=ssh")
+    with serving(root, dbus.SYSTEM_BUS, None) as host, pytest.raises(StepFailed, match="no answer"):
+        add(Context(host, "20260101T000000-ab12", contextlib.nullcontext), command, deadline=0.2)
+    nobody = Context(Host(str(root / "nowhere")), "20260101T000000-ab12", contextlib.nullcontext)
+    assert not add(nobody, command), "no bus"

@@ -14,8 +14,8 @@ from ..model import Fact, Seen, Unseen
 from ..reach.ruleset import Ruleset
 from .dbus import Bus, Call, Refused
 
-_NAME, _PATH = "org.fedoraproject.FirewallD1", "/org/fedoraproject/FirewallD1"
-_ZONE, _CONFIG = f"{_NAME}.zone", f"{_NAME}.config"
+NAME, PATH = "org.fedoraproject.FirewallD1", "/org/fedoraproject/FirewallD1"
+ZONE, _CONFIG = f"{NAME}.zone", f"{NAME}.config"
 _LEFT_OVER = "inet firewalld_policy_drop"
 _SECONDS = 2.0
 
@@ -33,23 +33,23 @@ def collect(host: Host, ruleset: Fact[Ruleset]) -> Fact[Optional[Firewalld]]:
             return Seen(Firewalld(False, policy_drop=left_over), "no system bus")
     except HostError as error:
         return Unseen(f"firewalld: {error}")
-    return Seen(state._replace(policy_drop=left_over), _PATH)
+    return Seen(state._replace(policy_drop=left_over), PATH)
 
 
 def _state(bus: Bus) -> Firewalld:
     dbus = "org.freedesktop.DBus"
-    if not bus.one(Call(dbus, "/org/freedesktop/DBus", dbus, "NameHasOwner", "s", (_NAME,)))[0]:
+    if not bus.one(Call(dbus, "/org/freedesktop/DBus", dbus, "NameHasOwner", "s", (NAME,)))[0]:
         return Firewalld(False)
     panic, default, active = _must(
         bus,
         [
-            Call(_NAME, _PATH, _NAME, "queryPanicMode"),
-            Call(_NAME, _PATH, _NAME, "getDefaultZone"),
-            Call(_NAME, _PATH, _ZONE, "getActiveZones"),
+            Call(NAME, PATH, NAME, "queryPanicMode"),
+            Call(NAME, PATH, NAME, "getDefaultZone"),
+            Call(NAME, PATH, ZONE, "getActiveZones"),
         ],
     )
     names = sorted({default[0], *active[0]})
-    settings = _must(bus, [Call(_NAME, _PATH, _ZONE, "getZoneSettings2", "s", (name,)) for name in names])
+    settings = _must(bus, [Call(NAME, PATH, ZONE, "getZoneSettings2", "s", (name,)) for name in names])
     bound = active[0]
     zones = tuple(
         parse_zone(name, body[0])._replace(
@@ -63,10 +63,10 @@ def _state(bus: Bus) -> Firewalld:
 
 def _permanent(bus: Bus, names: Sequence[str]) -> tuple[FirewalldZone, ...]:
     """The same zones as they will be after a reload; one that exists only at run time is missing."""
-    config = f"{_PATH}/config"
-    paths = bus.ask([Call(_NAME, config, _CONFIG, "getZoneByName", "s", (name,)) for name in names])
+    config = f"{PATH}/config"
+    paths = bus.ask([Call(NAME, config, _CONFIG, "getZoneByName", "s", (name,)) for name in names])
     known = [(name, path[0]) for name, path in zip(names, paths) if not isinstance(path, Refused)]
-    settings = _must(bus, [Call(_NAME, path, f"{_CONFIG}.zone", "getSettings2") for _, path in known])
+    settings = _must(bus, [Call(NAME, path, f"{_CONFIG}.zone", "getSettings2") for _, path in known])
     return tuple(parse_zone(name, body[0]) for (name, _), body in zip(known, settings))
 
 

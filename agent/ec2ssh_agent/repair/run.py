@@ -12,7 +12,7 @@ from collections import Counter
 
 from ..host import HostError
 from ..steps import Argv, Run
-from . import scaffold
+from . import firewalld, scaffold
 from .files import capture, resolve, restore, unlike, written_meanwhile
 from .records import File, Saved, Text
 from .work import Context, StepFailed, command, plain, substitute
@@ -39,7 +39,8 @@ class Commands:
 
     def _run(self, argv: Argv) -> None:
         named = tuple(substitute(word, self.context.change) for word in argv)
-        command(self.context, named, owner=self.step.owner)
+        if not firewalld.add(self.context, named):
+            command(self.context, named, owner=self.step.owner)
 
     def make(self, saved: Saved) -> None:
         for argv in self.step.commands:
