@@ -7,8 +7,9 @@ Needs root and the Python of tests/run.sh. The faults are those of tests/instanc
 in its own namespace starts a connection every 20 ms and gives each 100 ms. The time runs from just before the command
 that breaks SSH (of a hung sshd: from the start of the first connection that queues) to the start of the first
 connection after the last that failed. Prints, for each fault, median and worst in ms, and how long that command took
-itself. Before each run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go round the faults;
-after M minutes no other run begins.
+itself (that of ufw and firewalld, of which their bound is made, before each run once without the agent). Before each
+run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go round the faults; after M minutes no
+other run begins.
 
 `killed-alone`, to be asked for, is `killed` while the agent is stopped: what systemd needs by itself, in the same
 instance. Its timers may be late by up to 250 ms, so that takes many runs.
@@ -58,6 +59,7 @@ HEAL = {
     "monit": (f"{monit.UNDO}; ", ""),
 }
 IDENTIFICATION = b"SSH-2.0-ec2ssh-agent-bench\r\n"
+OWNERS = (*faults.FIREWALLD, *(fault for fault in faults.RULES if fault.name.startswith("ufw-")))
 KILLED = Fault("killed", f"kill -9 {PID}", "refused", "", "systemctl reset-failed ssh.service")
 ALONE = KILLED._replace(name="killed-alone", heal=f"{KILLED.heal}; systemctl start ec2ssh-agent.service")
 #: It listens, and accept(2) fails: a hang without a signal.
@@ -140,29 +142,48 @@ class Bench:
 
     def __init__(self, made: Instance, who: str) -> None:
         self.made, self.who = made, who
-        self.took = 0.0  # seconds of the last command that broke something
+        self.took = 0.0  # seconds of the last command that broke something, of an owner's by itself
         self._healed = time.time()
 
     def once(self, fault: Fault) -> float:
         """Seconds; infinite when it did not come back."""
+        bare = self._bare(fault) if self.who == "agent" and fault in OWNERS else 0.0
         self._quiet()
         if fault is ALONE:
-            self.made.run("systemctl stop ec2ssh-agent.service")
-            time.sleep(CALM)
+            self._stop()
         if fault is LIBRARY:
             time.sleep(random.random())  # any moment between two looks
         trial = Trial(self.made, fault.to, 30.0 if self.who == "agent" else 6.0)
         thread = threading.Thread(target=trial.run)
         thread.start()
-        told = self.made.run(f"date +%s.%N; {{ {fault.breaks}; }} >/dev/null 2>&1; date +%s.%N").out
+        begin, took = self._break(fault)
         trial.broken.set()
         thread.join()
         self._heal(fault, back=trial.back() < NEVER)
-        begin, broken = map(float, told.split())
-        self.took = broken - begin
+        self.took = bare or took
         if fault.name in HANGS and trial.failed:
             begin = min(trial.failed)
         return trial.back() - begin
+
+    def _break(self, fault: Fault) -> tuple[float, float]:
+        """When the command began, and how long it took."""
+        told = self.made.run(f"date +%s.%N; {{ {fault.breaks}; }} >/dev/null 2>&1; date +%s.%N").out
+        begin, end = map(float, told.split())
+        return begin, end - begin
+
+    def _bare(self, fault: Fault) -> float:
+        """What the command takes where nobody repairs."""
+        self._quiet()
+        self._stop()
+        took = self._break(fault)[1]
+        self.made.run(f"{fault.heal}; systemctl start ec2ssh-agent.service", check=False)
+        self.made.client.wait_ssh(40, to=fault.to)
+        self._healed = time.time()
+        return took
+
+    def _stop(self) -> None:
+        self.made.run("systemctl stop ec2ssh-agent.service")
+        time.sleep(CALM)
 
     def _heal(self, fault: Fault, *, back: bool) -> None:
         heal = fault.heal if back or fault.name != "hung" else f"kill -CONT {PID}"
