@@ -372,9 +372,13 @@ def test_firewalld_is_told_what_firewall_cmd_would_tell_it(root: Path, wanted: s
         assert not add(context, ("firewall-cmd", "--zone=drop", wanted.replace("add", "remove"))) and len(asked) == 2
 
 
+def _undisturbed(seconds: float) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
 def test_a_firewalld_that_does_not_answer_is_not_told_again_by_firewall_cmd(root: Path) -> None:
     command = ("firewall-cmd", "--zone=drop", "--add-service=ssh")
     with serving(root, dbus.SYSTEM_BUS, None) as host, pytest.raises(StepFailed, match="no answer"):
-        add(Context(host, "20260101T000000-ab12", contextlib.nullcontext), command, deadline=0.2)
-    nobody = Context(Host(str(root / "nowhere")), "20260101T000000-ab12", contextlib.nullcontext)
+        add(Context(host, "20260101T000000-ab12", _undisturbed), command, deadline=0.2)
+    nobody = Context(Host(str(root / "nowhere")), "20260101T000000-ab12", _undisturbed)
     assert not add(nobody, command), "no bus"
