@@ -6,10 +6,11 @@ Needs root and the Python of tests/run.sh. The faults are those of tests/instanc
 `killed`, and legacy rules of a program that takes no lock, which only the pulse meets, a second later at most. A client
 in its own namespace starts a connection every 20 ms and gives each 100 ms. The time runs from just before the command
 that breaks SSH (of a hung sshd: from the start of the first connection that queues) to the start of the first
-connection after the last that failed. Prints, for each fault, median and worst in ms, and how long that command took
-itself (that of ufw and firewalld, of which their bound is made, before each run once without the agent). Before each
-run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go round the faults; after M minutes no
-other run begins.
+connection after the last that failed. Prints, for each fault, median and worst in ms, and the median of what that
+command took itself. The bound of ufw and firewalld is made of it, run by run, for it takes 250 to 950 ms: the largest
+share of that bound is printed, and what the command takes `alone`, before each run once with the agent stopped, beside
+the same connections, which shows whether the agent slows it. Before each run the instance is whole, and the daemon has
+made no pass for 1.2 s. The runs go round the faults; after M minutes no other run begins.
 
 `killed-alone`, to be asked for, is `killed` while the agent is stopped: what systemd needs by itself, in the same
 instance. Its timers may be late by up to 250 ms, so that takes many runs.
@@ -30,6 +31,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "instance"))
@@ -48,7 +50,7 @@ baseline_after = 1s
 max_attempts = 1000
 """
 EVERY, PATIENCE, CALM = 0.02, 0.1, 1.2
-LOST, BACK = 2, 5  # connections that fail, or succeed in a row, until it counts
+BACK, UNHARMED = 5, 60  # connections in a row that succeed, until it counts; where none has failed
 NEVER = float("inf")
 #: Before and after a fault's own `heal`. The agent is not to repair what is half undone.
 HEAL = {
@@ -80,24 +82,33 @@ MEASURED = {fault.name: fault for fault in (*faults.RULES, LIBRARY, *faults.WRAP
 
 
 class Trial:
-    """Connections to the instance, one every 20 ms, until it was lost and has come back, `longest` seconds at most."""
+    """Connections to the instance, one every 20 ms, until they succeed again, `longest` seconds at most.
+
+    `begin` and `end` of the command that breaks SSH are to be set once they are known.
+    """
 
     def __init__(self, made: Instance, to: str, longest: float = 30.0) -> None:
         self._made, self._to, self.longest = made, to, longest
         self._open: dict[int, tuple[socket.socket, float]] = {}
         self._poll = select.poll()
-        self.broken = threading.Event()  # to be set once the command that breaks SSH has ended
-        self.good: list[float] = []  # when they started
-        self.failed: list[float] = []
+        self.begin = self.end = NEVER
+        self._good: list[float] = []  # when they started
+        self._failed: list[float] = []
+
+    def lost(self) -> list[float]:
+        """Starts of the connections that failed for the command's sake."""
+        return sorted(started for started in self._failed if started >= self.begin)
 
     def back(self) -> float:
-        """Start of the first of the connections since the last that failed; infinite while these are too few."""
-        since = [started for started in self.good if started > max(self.failed, default=NEVER)]
-        return min(since) if len(self.failed) >= LOST and len(since) >= BACK else NEVER
+        """Start of the first of the connections since the last that failed, or, where none did between fault and
+        repair, since the command's begin; infinite while these are too few."""
+        lost = self.lost()
+        since = [started for started in self._good if started > (lost[-1] if lost else self.begin)]
+        return min(since) if sum(started > self.end for started in since) >= (BACK if lost else UNHARMED) else NEVER
 
     def run(self) -> None:
         began = at = time.time()
-        while at - began < self.longest and not (self.broken.is_set() and self.back() < NEVER):
+        while at - began < self.longest and self.back() == NEVER:
             self._begin(at)
             at += EVERY
             while (left := at - time.time()) > 0:
@@ -123,13 +134,13 @@ class Trial:
         except OSError:
             good = False
         self._end(descriptor)
-        (self.good if good else self.failed).append(started)
+        (self._good if good else self._failed).append(started)
 
     def _give_up(self) -> None:
         for descriptor, (_, started) in tuple(self._open.items()):
             if time.time() - started > PATIENCE:
                 self._end(descriptor)
-                self.failed.append(started)
+                self._failed.append(started)
 
     def _end(self, descriptor: int) -> None:
         tried, _ = self._open.pop(descriptor)
@@ -137,63 +148,65 @@ class Trial:
         tried.close()
 
 
+class Run(NamedTuple):
+    """Seconds."""
+
+    reaction: float  # infinite when it did not come back
+    command: float  # that breaks SSH
+    alone: float  # an owner's command where nobody repairs, a moment before
+
+    def share(self) -> float:
+        """Of what ufw and firewalld have: 1.5 times the command and 250 ms."""
+        return self.reaction / (1.5 * self.command + 0.25)
+
+
 class Bench:
     """An instance with somebody who mends it."""
 
     def __init__(self, made: Instance, who: str) -> None:
         self.made, self.who = made, who
-        self.took = 0.0  # seconds of the last command that broke something, of an owner's by itself
         self._healed = time.time()
 
-    def once(self, fault: Fault) -> float:
-        """Seconds; infinite when it did not come back."""
-        bare = self._bare(fault) if self.who == "agent" and fault in OWNERS else 0.0
+    def once(self, fault: Fault) -> Run:
+        alone = self._alone(fault) if self.who == "agent" and fault in OWNERS else 0.0
         self._quiet()
         if fault is ALONE:
             self._stop()
         if fault is LIBRARY:
             time.sleep(random.random())  # any moment between two looks
-        trial = Trial(self.made, fault.to, 30.0 if self.who == "agent" else 6.0)
+        trial = self._lose(fault, 30.0 if self.who == "agent" else 6.0)
+        before, after = HEAL[self.who]
+        heal = fault.heal if trial.back() < NEVER or fault.name != "hung" else f"kill -CONT {PID}"
+        self._heal(fault, f"{before}{heal}{after}")
+        begin = min(trial.lost(), default=NEVER) if fault.name in HANGS else trial.begin
+        return Run(trial.back() - begin, trial.end - trial.begin, alone)
+
+    def _lose(self, fault: Fault, longest: float, *, wait: bool = True) -> Trial:
+        """The connections beside the command that breaks SSH; to their end only if it is waited for."""
+        trial = Trial(self.made, fault.to, longest)
         thread = threading.Thread(target=trial.run)
         thread.start()
-        begin, took = self._break(fault)
-        trial.broken.set()
-        thread.join()
-        self._heal(fault, back=trial.back() < NEVER)
-        self.took = bare or took
-        if fault.name in HANGS and trial.failed:
-            begin = min(trial.failed)
-        return trial.back() - begin
-
-    def _break(self, fault: Fault) -> tuple[float, float]:
-        """When the command began, and how long it took."""
         told = self.made.run(f"date +%s.%N; {{ {fault.breaks}; }} >/dev/null 2>&1; date +%s.%N").out
-        begin, end = map(float, told.split())
-        return begin, end - begin
+        if not wait:
+            trial.longest = 0.0
+        trial.begin, trial.end = map(float, told.split())
+        thread.join()
+        return trial
 
-    def _bare(self, fault: Fault) -> float:
+    def _alone(self, fault: Fault) -> float:
         """What the command takes where nobody repairs, beside the same connections: sshd's work slows it, too."""
         self._quiet()
         self._stop()
-        trial = Trial(self.made, fault.to)
-        thread = threading.Thread(target=trial.run)
-        thread.start()
-        took = self._break(fault)[1]
-        trial.longest = 0.0
-        thread.join()
-        self.made.run(f"{fault.heal}; systemctl start ec2ssh-agent.service", check=False)
-        self.made.client.wait_ssh(40, to=fault.to)
-        self._healed = time.time()
-        return took
+        trial = self._lose(fault, 30.0, wait=False)
+        self._heal(fault, f"{fault.heal}; systemctl start ec2ssh-agent.service")
+        return trial.end - trial.begin
 
     def _stop(self) -> None:
         self.made.run("systemctl stop ec2ssh-agent.service")
         time.sleep(CALM)
 
-    def _heal(self, fault: Fault, *, back: bool) -> None:
-        heal = fault.heal if back or fault.name != "hung" else f"kill -CONT {PID}"
-        before, after = HEAL[self.who]
-        self.made.run(f"{before}{heal}{after}", check=False)
+    def _heal(self, fault: Fault, command: str) -> None:
+        self.made.run(command, check=False)
         self.made.client.wait_ssh(40, to=fault.to)
         self._healed = time.time()
 
@@ -226,24 +239,30 @@ def bench(who: str, settle: str) -> Iterator[Bench]:
 
 
 def measure(who: str, chosen: Sequence[Fault], *, runs: int, settle: str, end: float) -> None:
-    times: dict[str, list[float]] = {fault.name: [] for fault in chosen}
-    took: dict[str, list[float]] = {fault.name: [] for fault in chosen}
-    with bench(who, settle) as made:
+    made: dict[Fault, list[Run]] = {fault: [] for fault in chosen}
+    with bench(who, settle) as instance:
         if chosen[0] in faults.FIREWALLD:
-            made.made.run("systemctl start firewalld.service")
-            made.made.client.wait_ssh(30)
+            instance.made.run("systemctl start firewalld.service")
+            instance.made.client.wait_ssh(30)
         for _ in range(runs):
             for fault in chosen if time.time() < end else ():
-                times[fault.name].append(made.once(fault) * 1000)
-                took[fault.name].append(made.took * 1000)
-                print(f"{fault.name} {times[fault.name][-1]:.0f}", file=sys.stderr, flush=True)
-    for name, found in times.items():
+                run = instance.once(fault)
+                made[fault].append(run)
+                print(fault.name, *(f"{seconds * 1000:.0f}" for seconds in run), file=sys.stderr, flush=True)
+    for fault, found in made.items():
         if found:
-            command = statistics.median(took[name])
-            print(
-                f"| {name} | {statistics.median(found):.0f} | {max(found):.0f} | {command:.0f} | {len(found)} |",
-                flush=True,
-            )
+            print(_row(fault, found), flush=True)
+
+
+def _row(fault: Fault, found: Sequence[Run]) -> str:
+    reactions, commands, alone = ([seconds * 1000 for seconds in column] for column in zip(*found))
+    row = f"| {fault.name} | {statistics.median(reactions):.0f} | {max(reactions):.0f}"
+    row += f" | {statistics.median(commands):.0f}"
+    if any(alone):
+        row += f" | {statistics.median(alone):.0f} | {max(run.share() for run in found):.0%}"
+    else:
+        row += " | | "
+    return f"{row} | {len(found)} |"
 
 
 def main() -> None:
@@ -257,7 +276,8 @@ def main() -> None:
     wanted = [{**MEASURED, ALONE.name: ALONE}[name] for name in arguments.faults or MEASURED]
     end = time.time() + arguments.minutes * 60
     print(f"with {arguments.who}, settle {arguments.settle}\n", flush=True)
-    print("| fault | median, ms | worst, ms | the command, ms | runs |\n| --- | --- | --- | --- | --- |", flush=True)
+    print("| fault | median, ms | worst, ms | the command, ms | alone, ms | of the bound | runs |", flush=True)
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     firewalld = [fault for fault in wanted if fault in faults.FIREWALLD]
     for chosen in (firewalld, [fault for fault in wanted if fault not in firewalld]):
         if chosen:
