@@ -13,7 +13,7 @@ from .config import FILE, Config, load
 from .diagnose import seen
 from .facts import Facts, Machine, Sshd
 from .host import Host, HostError, NotFound
-from .model import ConfigError, Finding, Severity, Symptom
+from .model import ConfigError, Finding, Seen, Severity, Symptom
 from .observe import PROBE, systemd
 from .passes import Done
 from .plain import say
@@ -45,7 +45,7 @@ def worker(config_path: str, root: str, wake: Wake) -> WatchList:
             return _pass(host, config, config_path, wake, trouble)
     except execute.Busy as error:
         say(f"{error}; looking again")
-        return default(config_path)._replace(again=1.0, interval=config.watch_interval, status=str(error))
+        return WatchList(busy=True, status=str(error))
 
 
 def configuration(host: Host, path: str) -> tuple[Config, Optional[Finding]]:
@@ -253,7 +253,8 @@ def _watch(config_path: str, config: Config, done: Done, made: Document, *, boot
         again=passes.sooner(done.again, waiting),
         pids=_pids(facts),
         ports=ports,
-        directories=(*base.directories, *_directories(facts)),
+        directories=(*base.directories, *_directories(facts.sshd)),
+        partly=not isinstance(facts.sshd.files, Seen),
         status=f"{made['health']}: {made['summary']}"[:200],
         repaired=bool(done.records),
         restarts_itself=restarts_itself(facts.sshd),
@@ -281,15 +282,19 @@ def _pids(facts: Facts) -> tuple[int, ...]:
     return (process.pid,) if process and process.pid > 0 else ()
 
 
-def _directories(facts: Facts) -> tuple[tuple[str, tuple[str, ...], str], ...]:
+def _directories(sshd: Sshd) -> tuple[tuple[str, tuple[str, ...], str], ...]:
     """Where sshd's configuration and host keys lie, and where Include looks for more, when not in the usual place; and
-    all these files by their names, for they may be symbolic links."""
-    named: dict[str, set[str]] = {place: set() for place in seen(facts.sshd.places) or ()}
-    paths = [path for path, _ in seen(facts.sshd.files) or ()]
-    for path in (*paths, *(key.path for key in seen(facts.sshd.host_keys) or ())):
+    all these files by their names, for they may be symbolic links, and the directories above, for they may be moved."""
+    named: dict[str, set[str]] = {place: set() for place in seen(sshd.places) or ()}
+    paths = [path for path, _ in seen(sshd.files) or ()]
+    for path in (*paths, *(key.path for key in seen(sshd.host_keys) or ())):
         directory, _, name = path.rpartition("/")
         named.setdefault(directory or "/", set()).add(name)
     anything = sorted(named.keys() - {"/etc/ssh", "/etc/ssh/sshd_config.d"})
+    for directory in anything:
+        while directory.strip("/"):
+            directory, _, name = directory.rpartition("/")  # noqa: PLW2901
+            named.setdefault(directory or "/", set()).add(name)
     return (
         *((directory, (), "sshd-config") for directory in anything),
         *((directory, tuple(sorted(names)), "sshd-config") for directory, names in sorted(named.items()) if names),

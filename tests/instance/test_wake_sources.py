@@ -168,6 +168,20 @@ def test_an_include_that_lies_elsewhere(asleep: Instance) -> None:
     wakes(asleep, "rm /opt/ssh/a.conf /etc/ssh/sshd_config.d/y.conf")
 
 
+def test_an_include_that_cannot_be_read(asleep: Instance) -> None:
+    """What mends it is seen, also by a daemon that has never read the whole configuration."""
+    asleep.write("/opt/ssh/a.conf", "# nothing\n")
+    wakes(asleep, "echo 'Include /opt/ssh/*.conf' > /etc/ssh/sshd_config.d/y.conf")
+    wakes(asleep, "ln -sf nowhere /opt/ssh/a.conf", finding="sshd-config-invalid")
+    wakes(asleep, "rm /opt/ssh/a.conf")
+    wakes(asleep, "mv /opt/ssh /opt/moved")
+    wakes(asleep, "mkdir /opt/ssh; ln -s nowhere /opt/ssh/a.conf", finding="sshd-config-invalid")
+    asleep.run("systemctl restart ec2ssh-agent.service")
+    wait_for("its first pass", lambda: str(status(asleep)["agent"]["pid"]) == main_pid(asleep), SOON)
+    wakes(asleep, "rm /opt/ssh/a.conf")
+    wakes(asleep, "rm -r /opt/ssh /opt/moved /etc/ssh/sshd_config.d/y.conf")
+
+
 def test_an_include_of_a_directory_that_comes_later(asleep: Instance) -> None:
     wakes(asleep, "echo 'Include /opt/later/*.conf' > /etc/ssh/sshd_config.d/y.conf")
     wakes(asleep, "mkdir /opt/later")

@@ -264,6 +264,29 @@ def test_systemd_is_left_to_restart_sshd_for_a_second(daemon: Daemon, tmp_path: 
     assert reasons(daemon.next(lambda: put(tmp_path / "unit", "looked at"))) == {"socket-unit"}
 
 
+def test_a_pass_that_finds_another_agent_at_work_is_made_again(daemon: Daemon, tmp_path: Path) -> None:
+    """With all that it was for; a reload is done once it was, and all is watched meanwhile."""
+    watch = {"directories": [[str(tmp_path), ["hosts.deny"], "wrappers"]]}
+    armed(daemon, watch)
+    daemon.plan({"busy": True, "status": "another repairs"})
+    assert "reload" in daemon.next(lambda: daemon.signal(signal.SIGHUP))["reasons"]
+    assert daemon.told("STATUS") == {"STATUS": "another repairs"}
+    assert "wrappers" in daemon.next(lambda: put(tmp_path / "hosts.deny", "ALL: ALL\n"))["reasons"]
+    looked = len(daemon.wakes)
+    daemon.plan({**watch, "status": "looked"})
+    assert daemon.told("READY=1")["STATUS"] == "looked"
+    wait(lambda: any("wrappers" in wake["reasons"] for wake in daemon.wakes[looked:]), "the other reason")
+
+
+def test_a_configuration_that_cannot_be_read_stays_watched(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "opt").mkdir()
+    armed(daemon, {"directories": [[str(tmp_path / "opt"), [], "sshd-config"]]})
+    daemon.plan({"partly": True})
+    daemon.next(lambda: put(tmp_path / "opt" / "sshd_config", "Include nothing\n"))
+    daemon.over()
+    assert reasons(daemon.next(lambda: put(tmp_path / "opt" / "sshd_config", "Port 22\n"))) == {"sshd-config"}
+
+
 def test_what_befalls_the_unit_while_a_pass_looks_is_looked_at(daemon: Daemon, tmp_path: Path) -> None:
     """That pass, which something else asked for, ended systemd's time, and may have looked at the unit before."""
     watch = {"directories": [[str(tmp_path), ["unit"], "socket-unit"], [str(tmp_path), ["hosts.deny"], "wrappers"]]}
@@ -412,6 +435,12 @@ def filled(number):
 def size():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
+
+looks = Legacy()
+filled(5000)
+assert looks.moved(1.0) is False and looks.moved(2.0) is None
+filled(5001)
+assert looks.moved(2.5) is True and looks.moved(2.6) is None
 
 looks, now, sizes = Legacy(), 0.0, []
 for number in (10, 20000, 10, 20000, 10):

@@ -6,7 +6,7 @@ from typing import Optional
 
 import pytest
 
-from ec2ssh_agent.supervise.schedule import BURST, LONGEST, QUIET, SHARE, Schedule
+from ec2ssh_agent.supervise.schedule import BURST, LONGEST_DEAR, QUIET, SHARE, Schedule
 
 
 class Driver:
@@ -98,7 +98,49 @@ def test_a_dear_pass_is_still_made_within_the_longest_wait() -> None:
         driver.schedule.stale("ruleset", 100.0 + 10 * number)
         driver.run(101.0 + 10 * number, cost=3.0)
     driver.schedule.stale("ruleset", 121.1)
-    assert driver.schedule.due() == pytest.approx(121.0 + LONGEST)
+    assert driver.schedule.due() == pytest.approx(121.0 + LONGEST_DEAR)
+
+
+@pytest.mark.parametrize("cost", [0.08, 0.4, 1.3])
+@pytest.mark.parametrize("programs", [1, 5])
+@pytest.mark.parametrize("every", [0.005, 0.9, 2.0, 15.0])
+def test_what_passes_cost_is_bounded_at_any_rate(cost: float, programs: int, every: float) -> None:
+    """A tenth of a core at the worst rate, where passes cost what they do without a worker that rests."""
+    driver, now, spent, events = Driver(), 100.0, 0.0, 0
+    while now < 700.0:
+        driver.schedule.stale("ruleset", now, by=f"program{events % programs}")
+        events += 1
+        now += every
+        while driver.schedule.due() <= now:
+            at = driver.schedule.due()
+            driver.run(at, cost=cost, took=cost)
+            spent += cost
+    start = 3 * cost + 0.5
+    assert (spent - start) / 600.0 < 0.1
+
+
+def test_after_crashes_what_comes_anew_does_not_wait_for_long() -> None:
+    driver, now = Driver(), 100.0
+    for _ in range(9):
+        driver.schedule.stale("ruleset", now)
+        now = max(now, driver.schedule.due())
+        reasons, _ = driver.schedule.take(now)
+        driver.schedule.crashed(now, cost=0.01, reasons=reasons)
+    assert driver.schedule.due() > now + 10.0
+    driver.schedule.stale("ruleset", now)
+    assert driver.schedule.due() <= now + 5.0
+    driver.schedule.stale("reload", now)
+    assert driver.schedule.due() == now
+
+
+def test_a_pass_that_is_put_off_keeps_its_reasons() -> None:
+    driver = Driver()
+    driver.schedule.stale("reload", 100.0)
+    driver.schedule.stale("ruleset", 100.0)
+    reasons, _ = driver.schedule.take(100.0 + QUIET)
+    driver.schedule.put_off(105.0, cost=0.02, reasons=reasons)
+    assert driver.schedule.due() == 106.0
+    assert set(driver.run(106.0)) == {"reload", "ruleset"}
 
 
 def test_single_faults_are_met_at_once_however_many() -> None:

@@ -62,7 +62,7 @@ def collect(
     run = _how(host, _value(installed, ""), service)
     read = _read(host, run.main)
     files: Fact[tuple[tuple[str, str], ...]] = Seen(read.value.files, run.main) if isinstance(read, Seen) else read
-    places = Seen(read.value.places, run.main) if isinstance(read, Seen) else read
+    places = read.value.places if isinstance(read, Seen) else sshd_config.places(host, run.main)
     said = sshd_config.effective(read.value.said) if isinstance(read, Seen) else None
     process = _process(host, service)
     main = process.value if isinstance(process, Seen) else None
@@ -86,7 +86,7 @@ def collect(
         test=_forgive(judged.test, service, main),
         effective=effective,
         files=files,
-        places=places,
+        places=Seen(places, run.main),
         host_keys=keys,
         privsep=privsep,
         session=_session(host),

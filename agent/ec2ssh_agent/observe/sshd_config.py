@@ -6,12 +6,13 @@ copy), and for an answer where `sshd -T` gives none. Source: sshd_config(5), Ope
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import re
 from collections.abc import Iterator
 
 from ..facts import Effective
-from ..host import Failed, Host
+from ..host import Failed, Host, HostError
 from ..plain import NamedTuple
 from ..quick import sha256
 
@@ -48,6 +49,15 @@ def read(host: Host, main: str = MAIN) -> Read:
     reader = _Reader(host)
     reader.file(main, 0, in_match=False)
     return Read(tuple(reader.files), tuple(reader.said), tuple(dict.fromkeys(reader.places)))
+
+
+def places(host: Host, main: str) -> tuple[str, ...]:
+    """Of a configuration that cannot be read whole: where its main file lies, and the directories that Include looks
+    into, as far as it can be read."""
+    reader = _Reader(host)
+    with contextlib.suppress(HostError):
+        reader.file(main, 0, in_match=False)
+    return tuple(dict.fromkeys((main.rpartition("/")[0] or "/", *reader.places)))
 
 
 class _Reader:

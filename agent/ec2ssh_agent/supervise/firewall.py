@@ -27,7 +27,7 @@ from _socket import (
 )
 
 from ..netlink import NETFILTER, NEWGEN, Generation, generation, generation_of, messages, open_socket
-from ..plain import TYPE_CHECKING
+from ..plain import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from typing import Optional, Union
@@ -106,14 +106,23 @@ _LARGE = 1 << 16  # bytes of a table that are given back to the kernel after a l
 _DEAR, _DEAR_SHARE = 0.0005, 0.001  # a look that takes more CPU than that (seconds) is made for that share of the time
 
 
+class _Size(NamedTuple):
+    family: int
+    level: int
+    name: str
+    entries: int
+    length: int  # bytes
+
+
 class Legacy:
-    """A fingerprint of the legacy tables without their counters."""
+    """A fingerprint of the legacy tables without their counters; of large ones, between two such looks, their sizes."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._sockets: dict[int, socket] = {}
         self._lists: dict[str, int] = {}  # descriptors, kept open: a look every second is to cost little
-        self._known: Optional[tuple[tuple[int, str, int, int], ...]] = None
+        self._sizes: tuple[_Size, ...] = ()
+        self._known: Optional[tuple[tuple[object, ...], ...]] = None
         self._not_before = 0.0
 
     def close(self) -> None:
@@ -124,26 +133,27 @@ class Legacy:
         self._sockets, self._lists = {}, {}
 
     def moved(self, now: float) -> Optional[bool]:
-        """Whether they changed since the last look (the first one says no); None: too dear to look again so soon.
+        """Whether they changed since the last look (the first one says no); None: too dear to look closer so soon.
 
         Raises OSError.
         """
-        if now < self._not_before:
-            return None
         begin = time.thread_time()
+        before, known = self._sizes, self._known
         try:
-            found = tuple(
-                (family, name, *self._fingerprint(family, level, name))
+            self._sizes = tuple(
+                _Size(family, level, name, *self._size(family, level, name))
                 for family, level, path in _FAMILIES
                 for name in self._names(path)
             )
+            if now < self._not_before:
+                return self._sizes != before or None
+            self._known = tuple((*size, self._fingerprint(size)) for size in self._sizes)
         except OSError:
             self.close()  # the list of a module that was taken out stays dead: the next look opens the one there is
             raise
         took = time.thread_time() - begin
         self._not_before = now + (took / _DEAR_SHARE if took > _DEAR else 0.0)
-        before, self._known = self._known, found
-        return before is not None and before != found
+        return known is not None and known != self._known
 
     def _names(self, path: str) -> list[str]:
         """The tables that exist; none where the kernel has no legacy tables."""
@@ -154,18 +164,22 @@ class Legacy:
                 return []
         return os.pread(self._lists[path], 1 << 12, 0).decode().split()
 
-    def _fingerprint(self, family: int, level: int, name: str) -> tuple[int, int]:
-        """Their number, and a hash. A table that changes between the two calls (EAGAIN) is read at the next look."""
+    def _size(self, family: int, level: int, name: str) -> tuple[int, int]:
+        """The number of its entries, and their bytes."""
+        info = self._ask(family, level, _GET_INFO, name.encode(), 84)
+        count, size = struct.unpack_from("=II", info, 76)
+        return count, size
+
+    def _fingerprint(self, of: _Size) -> int:
+        """A hash. A table that changed since its size was read (EAGAIN) is read at the next look."""
+        question = struct.pack("=32sI", of.name.encode(), of.length)
+        entries = self._ask(of.family, of.level, _GET_ENTRIES, question, 40 + of.length)
+        return _hash(memoryview(entries)[40:], *_LAYOUT[of.family])
+
+    def _ask(self, family: int, level: int, option: int, question: bytes, size: int) -> Buffer:
         via = self._sockets.get(family)
         if via is None:
-            via = socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
-            self._sockets[family] = via
-        info = self._ask(via, level, _GET_INFO, name.encode(), 84)
-        count, size = struct.unpack_from("=II", info, 76)
-        entries = self._ask(via, level, _GET_ENTRIES, struct.pack("=32sI", name.encode(), size), 40 + size)
-        return count, _hash(memoryview(entries)[40:], *_LAYOUT[family])
-
-    def _ask(self, via: socket, level: int, option: int, question: bytes, size: int) -> Buffer:
+            via = self._sockets[family] = socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW)
         buffer: Buffer = bytearray(size) if size < _LARGE else mmap.mmap(-1, size)
         buffer[: len(question)] = question
         length = ctypes.c_uint32(size)

@@ -132,7 +132,7 @@ class Loop:
             self._schedule.stale("sources", now)
         if now >= self._alive_at:
             self._alive_at = now + self._notifier.every
-            if not (self._pass and self._pass.stuck(now)):
+            if not (self._pass and self._pass.stuck):
                 self._notifier.alive()
 
     def _next(self) -> float:
@@ -210,7 +210,11 @@ class Loop:
 
     def _ended(self, made: Pass, now: float) -> None:
         full, cost = not FULL.isdisjoint(made.wake.reasons), made.cost
-        if made.watch and made.watch.patient:
+        if made.watch and made.watch.busy:
+            self._changers = {**dict.fromkeys(made.wake.by, 0), **self._changers}
+            self._schedule.put_off(now, cost=cost, reasons=made.wake.reasons)
+            self._notifier.status(made.watch.status)
+        elif made.watch and made.watch.patient:
             self._patient = now + RESTART
             self._schedule.ended(now, cost=cost, interval=self._list.interval, again=RESTART, full=False)
         elif made.watch:
@@ -291,6 +295,9 @@ class Loop:
 
     def _watch(self, wanted: WatchList, now: float) -> None:
         """From now on what the last pass asked for."""
+        if wanted.partly:
+            known = tuple(entry for entry in self._list.directories if entry not in wanted.directories)
+            wanted = wanted._replace(directories=(*wanted.directories, *known))
         self._list = wanted
         self._rules_changed(now)  # what waits to be read may be the pass's own doing
         if self._rules and wanted.generation == self._rules.generation:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 
+_AWAITED = ("READY", "RELOADING")  # systemd waits for these
+
+
 class Notifier:
     """Takes its variables out of `environment`: what the daemon starts is not to speak for it."""
 
@@ -25,6 +28,7 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC) if address else None
         self._status = ""
+        self._unsaid: tuple[str, ...] = ()  # of what it waits for
 
     def ready(self, status: str) -> None:
         self._status = status
@@ -48,10 +52,15 @@ class Notifier:
     def _send(self, text: str) -> None:
         if not self._socket:
             return
+        texts = (*self._unsaid, text)
         try:
-            self._socket.sendto(text.encode(), MSG_DONTWAIT, self._address)
+            for waiting in texts:
+                self._socket.sendto(waiting.encode(errors="replace"), MSG_DONTWAIT, self._address)
+            self._unsaid = ()
         except OSError as error:
-            # systemd is restarting itself, or behind with reading; it gets the next one.
+            # systemd is restarting itself, or behind with reading; it gets the next one, and before it the last two
+            # that it waits for.
+            self._unsaid = tuple(waiting for waiting in texts if waiting.startswith(_AWAITED))[-2:]
             say(f"systemd was not told {text.split(chr(10))[0]}: {error.strerror}")
 
 

@@ -43,6 +43,8 @@ class WatchList(NamedTuple):
     deadline: float = 60.0  # of the next pass
     status: str = ""  # one line for systemd
     restarts_itself: bool = False  # systemd restarts a killed sshd: wait before acting
+    busy: bool = False  # this pass looked at nothing, for another agent repairs: it is to be made again
+    partly: bool = False  # not all of sshd's configuration could be read: what is watched stays watched
     patient: bool = False  # this pass looked at nothing, for systemd restarts sshd: the last list stands for RESTART
     generation: int = 0  # of nf_tables, as the pass last read the rules; 0: unknown
     probe: float = 0.0  # every so often, read sshd's banner; 0: never

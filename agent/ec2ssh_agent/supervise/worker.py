@@ -16,7 +16,6 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socketpair
 
 from ..plain import TYPE_CHECKING, signal
 from .channel import LENGTH, be_worker, framed
-from .schedule import LONGEST
 from .watch import WatchList
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 _LARGEST = 4 << 20  # bytes that a pass may write
-_REST = LONGEST + 1.0  # seconds that a worker waits for another pass
+_REST = 6.0  # seconds that a worker waits for another pass
 _MOST = 30  # passes of one worker: what it collects is gone with it
 _SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
@@ -69,6 +68,7 @@ class Pass:
         self._left = 0.0  # of the deadline, meanwhile
         self._asked = False  # SIGTERM was sent
         self._kill_at = 0.0
+        self._kills = 0  # SIGKILL was sent
         self._buffer = b""
         self._size = 0
 
@@ -162,14 +162,16 @@ class Pass:
             return
         if self._asked:
             self._kill()
+            self._kills += 1
             self._kill_at = now + GRACE
         else:
             self.trouble = "the pass took too long"
             self.stop(now, within=GRACE)
 
-    def stuck(self, now: float) -> bool:
-        """Past its deadline, and not even SIGKILL ended it."""
-        return now > self.deadline + 3 * GRACE and now > self.next
+    @property
+    def stuck(self) -> bool:
+        """Past its deadline, and not even SIGKILL ended it within GRACE seconds."""
+        return self._kills > 1
 
     def _kill(self) -> None:
         victims = [self.pid]
