@@ -140,6 +140,9 @@ class Host:
     # -- files
 
     def path(self, path: str) -> str:
+        """Where it lies on this machine. Raises NotFound where a file says a name that no file can have."""
+        if "\0" in path:
+            raise NotFound(f"{path!r}: not a name")
         return self.root + path
 
     def read(self, path: str, *, cap: int = 1 << 20, follow: bool = True) -> bytes:

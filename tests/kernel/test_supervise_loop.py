@@ -267,14 +267,16 @@ def test_systemd_is_left_to_restart_sshd_for_a_second(daemon: Daemon, tmp_path: 
 def test_a_pass_that_finds_another_agent_at_work_is_made_again(daemon: Daemon, tmp_path: Path) -> None:
     """With all that it was for; a reload is done once it was, and all is watched meanwhile."""
     watch = {"directories": [[str(tmp_path), ["hosts.deny"], "wrappers"]]}
-    armed(daemon, watch)
+    armed(daemon, {**watch, "trouble_file": str(tmp_path / "trouble")})
     daemon.plan({"busy": True, "status": "another repairs"})
     assert "reload" in daemon.next(lambda: daemon.signal(signal.SIGHUP))["reasons"]
     assert daemon.told("STATUS") == {"STATUS": "another repairs"}
     assert "wrappers" in daemon.next(lambda: put(tmp_path / "hosts.deny", "ALL: ALL\n"))["reasons"]
     looked = len(daemon.wakes)
-    daemon.plan({**watch, "status": "looked"})
+    wait((tmp_path / "trouble").exists, "that it cannot look is written down, after a while")
+    daemon.plan({**watch, "status": "looked", "trouble_file": str(tmp_path / "trouble")})
     assert daemon.told("READY=1")["STATUS"] == "looked"
+    assert not (tmp_path / "trouble").exists()
     wait(lambda: any("wrappers" in wake["reasons"] for wake in daemon.wakes[looked:]), "the other reason")
 
 

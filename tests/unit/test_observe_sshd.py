@@ -109,6 +109,13 @@ def test_include_is_followed_in_order_with_globs_and_match() -> None:
     assert read.places == ("/etc/ssh/sshd_config.d", "/etc/ssh")
 
 
+def test_a_line_ends_where_sshd_ends_it() -> None:
+    """At a NUL, which a power failure leaves at the end of a file."""
+    host = FakeHost({"/etc/ssh/sshd_config": b"Port 2222\nInclude /opt/a\0b/*.conf\nInclude /opt/c/d\0\0\0"})
+    assert sshd_config.read(host).places == ("/opt", "/opt/c")
+    assert sshd_config.places(host, "/etc/ssh/sshd_config") == ("/etc/ssh", "/opt", "/opt/c")
+
+
 @pytest.mark.parametrize(
     ("lines", "ports"),
     [

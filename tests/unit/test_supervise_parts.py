@@ -58,6 +58,14 @@ def test_a_directory_above_that_is_moved(tmp_path: Path) -> None:
     inotify.close()
 
 
+def test_a_directory_that_is_no_name_is_not_watched_and_harms_nobody(tmp_path: Path) -> None:
+    inotify = Inotify()
+    inotify.watch(((f"{tmp_path}/a\0b", (), "sshd-config"), (str(tmp_path), ("c",), "wrappers")))
+    (tmp_path / "c").touch()
+    assert reasons(inotify) == {"wrappers"}
+    inotify.close()
+
+
 def test_replaced_edited_removed_and_chmodded_files_are_seen(tmp_path: Path) -> None:
     inotify = Inotify()
     inotify.watch(((str(tmp_path), ("hosts.deny",), "wrappers"),))

@@ -6,7 +6,7 @@ from typing import Optional
 
 import pytest
 
-from ec2ssh_agent.supervise.schedule import BURST, LONGEST_DEAR, QUIET, SHARE, Schedule
+from ec2ssh_agent.supervise.schedule import BURST, LONGEST, LONGEST_DEAR, QUIET, SHARE, Schedule
 
 
 class Driver:
@@ -131,6 +131,66 @@ def test_after_crashes_what_comes_anew_does_not_wait_for_long() -> None:
     assert driver.schedule.due() <= now + 5.0
     driver.schedule.stale("reload", now)
     assert driver.schedule.due() == now
+
+
+@pytest.mark.parametrize("cost", [0.08, 1.0, 2.0])
+def test_an_event_after_a_crash_waits_for_five_seconds_at_most(cost: float) -> None:
+    driver, now = Driver(), 100.0
+    for _ in range(6):
+        driver.schedule.stale("ruleset", now)
+        assert driver.schedule.due() <= now + 5.1
+        now = driver.schedule.due()
+        reasons, _ = driver.schedule.take(now)
+        driver.schedule.crashed(now, cost=cost, reasons=reasons)
+
+
+@pytest.mark.parametrize("cost", [0.08, 0.16, 0.29, 1.0])
+def test_the_first_events_after_the_start_are_met_at_once(cost: float) -> None:
+    schedule = Schedule()
+    schedule.stale("start", 0.0)
+    schedule.take(0.0)
+    schedule.ended(1.0, cost=cost, interval=1800.0, again=None, full=True)
+    for now in (3.0, 5.0, 7.0):
+        schedule.stale("ruleset", now, by="iptables")
+        assert schedule.due() <= now + BURST
+        schedule.take(now + BURST)
+        schedule.ended(now + BURST, cost=cost, interval=1800.0, again=None, full=False)
+
+
+def test_a_repair_says_nothing_of_what_other_passes_cost() -> None:
+    driver = Driver()
+    driver.schedule.stale("start", 10.0)
+    driver.run(10.0, cost=1.0)
+    for number, cost in enumerate((1.0, 0.0, 1.0)):  # a repair is charged nothing
+        driver.schedule.stale("ruleset", 100.0 + 4 * number, by="iptables")
+        assert driver.schedule.due() <= 100.0 + 4 * number + BURST
+        driver.run(101.0 + 4 * number, cost=cost)
+
+
+def test_what_a_person_asks_for_is_no_news_and_takes_none_of_its_share() -> None:
+    driver, schedule = flooded()
+    schedule.stale("request", driver.now)
+    driver.run(driver.now, cost=0.08)
+    schedule.stale("wrappers", driver.now + 0.5)
+    assert schedule.due() <= driver.now + 0.5 + BURST
+
+
+def test_news_that_has_to_wait_by_itself_is_news_then() -> None:
+    driver, schedule = flooded()
+    schedule.stale("sshd-exit", driver.now, 1.0)
+    schedule.stale("request", driver.now + 0.5)
+    driver.run(driver.now + 0.5, cost=0.08)
+    assert schedule.due() == pytest.approx(driver.now + 1.0)
+
+
+@pytest.mark.parametrize("cost", [0.08, 0.16, 0.29])
+def test_a_plain_pass_waits_for_no_more_than_the_longest_wait(cost: float) -> None:
+    driver, now = Driver(), 100.0
+    for _ in range(50):
+        driver.schedule.stale("ruleset", now, by="nft")
+        assert driver.schedule.due() <= now + LONGEST + BURST
+        now = driver.schedule.due()
+        driver.run(now, cost=cost)
 
 
 def test_a_pass_that_is_put_off_keeps_its_reasons() -> None:

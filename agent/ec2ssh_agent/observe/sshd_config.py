@@ -21,7 +21,7 @@ DIRECTORY = "/etc/ssh"
 DEFAULT_KEYS = tuple(f"{DIRECTORY}/ssh_host_{kind}_key" for kind in ("rsa", "ecdsa", "ed25519"))
 _DEPTH = 16  # SERVCONF_MAX_DEPTH
 _FILES = 512
-_LINE = re.compile(rb"^[ \t]*(include|match|port|listenaddress|hostkey)(?:[ \t]*=[ \t]*|[ \t]+)(.*)$", re.I | re.M)
+_LINE = re.compile(rb"^[ \t]*(include|match|port|listenaddress|hostkey)(?:[ \t]*=[ \t]*|[ \t]+)([^\n\0]*)", re.I | re.M)
 _WORD = re.compile(r'"([^"]*)"|([^\s"]+)')
 
 

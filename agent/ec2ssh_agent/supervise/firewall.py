@@ -121,8 +121,8 @@ class Legacy:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._sockets: dict[int, socket] = {}
         self._lists: dict[str, int] = {}  # descriptors, kept open: a look every second is to cost little
-        self._sizes: tuple[_Size, ...] = ()
-        self._known: Optional[tuple[tuple[object, ...], ...]] = None
+        self._sizes: list[_Size] = []
+        self._known: Optional[list[int]] = None
         self._not_before = 0.0
 
     def close(self) -> None:
@@ -138,22 +138,25 @@ class Legacy:
         Raises OSError.
         """
         begin = time.thread_time()
-        before, known = self._sizes, self._known
+        closer = now >= self._not_before
+        sizes: list[_Size] = []
+        found: list[int] = []
         try:
-            self._sizes = tuple(
-                _Size(family, level, name, *self._size(family, level, name))
-                for family, level, path in _FAMILIES
-                for name in self._names(path)
-            )
-            if now < self._not_before:
-                return self._sizes != before or None
-            self._known = tuple((*size, self._fingerprint(size)) for size in self._sizes)
+            for family, level, path in _FAMILIES:
+                for name in self._names(path):
+                    sizes.append(_Size(family, level, name, *self._size(family, level, name)))
+                    if closer:
+                        found.append(self._fingerprint(sizes[-1]))
         except OSError:
             self.close()  # the list of a module that was taken out stays dead: the next look opens the one there is
             raise
+        before, self._sizes = self._sizes, sizes
+        if not closer:
+            return sizes != before or None
         took = time.thread_time() - begin
         self._not_before = now + (took / _DEAR_SHARE if took > _DEAR else 0.0)
-        return known is not None and known != self._known
+        known, self._known = self._known, found
+        return known is not None and (found, sizes) != (known, before)
 
     def _names(self, path: str) -> list[str]:
         """The tables that exist; none where the kernel has no legacy tables."""

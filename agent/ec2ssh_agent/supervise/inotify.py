@@ -145,7 +145,7 @@ def _led_to(entry: Entry) -> Iterator[Entry]:
                 continue
             try:
                 target = os.readlink(f"{at}/{name}")
-            except OSError:  # no link, or nothing is there
+            except (OSError, ValueError):  # no link, or nothing is there, or it is no name
                 at = f"{at}/{name}"
                 continue
             yield at or "/", (name,), reason

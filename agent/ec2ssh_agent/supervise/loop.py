@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _LOCK = ((XTABLES_LOCK, (), "xtables-lock"),)
 _STOP = 15.0  # seconds that a pass gets to finish or roll back when the daemon stops
+_STUCK = 1.0  # seconds between two looks whether a pass that SIGKILL did not end has ended
+_PUT_OFF = 10  # passes in a row that met another agent at work: as bad as one that failed
 _JUMP = 2.0  # seconds that the wall clock may move against the other one
 _CHANGERS = 16  # programs that changed the rules, remembered until the next pass
 # So many turns with shorter pauses, and events are gathered for a while before they are read.
@@ -82,6 +84,7 @@ class Loop:
         self._resting: Optional[Pass] = None  # its worker waits for another pass
         self._changers: dict[tuple[int, str], int] = {}  # → generation
         self._trouble = ""
+        self._put_off = 0  # passes in a row
         self._marked = True  # a trouble file may be there, of a supervisor before this one
         self._stopping = False
         self._turns = 0  # in a row that had events at once
@@ -131,8 +134,9 @@ class Loop:
             self._told = dict(self._missing)
             self._schedule.stale("sources", now)
         if now >= self._alive_at:
-            self._alive_at = now + self._notifier.every
-            if not (self._pass and self._pass.stuck):
+            stuck = self._pass is not None and self._pass.stuck
+            self._alive_at = now + (min(_STUCK, self._notifier.every) if stuck else self._notifier.every)
+            if not stuck:
                 self._notifier.alive()
 
     def _next(self) -> float:
@@ -214,11 +218,14 @@ class Loop:
             self._changers = {**dict.fromkeys(made.wake.by, 0), **self._changers}
             self._schedule.put_off(now, cost=cost, reasons=made.wake.reasons)
             self._notifier.status(made.watch.status)
+            self._put_off += 1
+            if self._put_off >= _PUT_OFF:
+                self._mark(made.watch.status)
         elif made.watch and made.watch.patient:
             self._patient = now + RESTART
-            self._schedule.ended(now, cost=cost, interval=self._list.interval, again=RESTART, full=False)
+            self._schedule.ended(now, cost=0.0, interval=self._list.interval, again=RESTART, full=False)
         elif made.watch:
-            self._trouble = ""
+            self._trouble, self._put_off = "", 0
             self._mark("")
             cost = 0.0 if made.watch.repaired else cost
             self._schedule.ended(now, cost=cost, interval=made.watch.interval, again=made.watch.again, full=full)

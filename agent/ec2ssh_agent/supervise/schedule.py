@@ -43,7 +43,8 @@ class Schedule:
         self._balance, self._balance_at = BUDGET, 0.0
         self._price(0.0)
         self._heard: dict[tuple[str, str], float] = {}  # kind of an event → when it came last, eldest first
-        self._news, self._news_at = False, float("-inf")  # the next pass waits for no budget
+        self._news: set[str] = set()  # these wait for no budget
+        self._news_at = float("-inf")
         self._events_not_before = float("-inf")
         self._timer = self._again = float("inf")
         self._running = False
@@ -55,8 +56,9 @@ class Schedule:
         self._heard[reason, by] = now
         if len(self._heard) > _KINDS:
             del self._heard[next(iter(self._heard))]
-        if now - last >= _NEWS and now - self._news_at >= self._news_apart:
-            self._news, self._news_at = True, now
+        if reason not in _FREE and now - last >= _NEWS and now - self._news_at >= self._news_apart:
+            self._news.add(reason)
+            self._news_at = now
         if not any(self._ready_alone(name) for name in self._stale):
             self._first = now
             if not self._running and now - self._last >= self._calm:
@@ -72,6 +74,7 @@ class Schedule:
     def forget(self, reason: str) -> None:
         """The last pass has seen that already."""
         self._stale.pop(reason, None)
+        self._news.discard(reason)
 
     def _ready_alone(self, reason: str) -> bool:
         return not self._stale[reason].delay
@@ -85,7 +88,7 @@ class Schedule:
         if reason in _FREE:
             return event.first + event.delay
         settled = event.first + event.delay if event.delay else min(self._last + QUIET, self._first + BURST)
-        wait = 0.0 if self._news else max(0.0, -self._balance / SHARE)
+        wait = 0.0 if reason in self._news else max(0.0, -self._balance / SHARE)
         return max(settled, self._balance_at + wait, self._events_not_before)
 
     @property
@@ -103,18 +106,24 @@ class Schedule:
         if self._timer <= now:
             self._stale.setdefault("timer", _Stale(self._timer, 0.0))
             self._timer = float("inf")
-        self._again, self._news = float("inf"), False
+        self._again = float("inf")
         # What has to wait by itself stays; the rest comes along with whatever is due.
         ready = [name for name, event in self._stale.items() if event.first + event.delay <= now]
         first = min((self._stale[name].first for name in ready), default=now)
         for name in ready:
             del self._stale[name]
+        self._news.difference_update(ready)
         self._running = True
         return tuple(ready), first
 
     def ended(self, now: float, *, cost: float, interval: float, again: Optional[float], full: bool) -> None:
-        """A pass ended well, having used `cost` seconds of CPU; the next full one `interval` after a full one."""
+        """A pass ended well, having used `cost` seconds of CPU (0: it is no measure of other passes); the next full one
+        `interval` after a full one."""
+        if cost:
+            self._price(cost)
         self._debit(now, cost)
+        if full:
+            self._balance = self._budget
         self.crashes = 0
         self._events_not_before = float("-inf")
         self._timer = now + interval if full else min(self._timer, now + interval)
@@ -123,6 +132,7 @@ class Schedule:
     def crashed(self, now: float, *, cost: float, reasons: tuple[str, ...]) -> None:
         """It did not: everything that it was for is still to be looked at."""
         self._debit(now, cost)
+        self._balance = max(self._balance, -_EVENT_LONGEST * SHARE)
         wait = 2.0 ** min(self.crashes, 16)
         self.crashes += 1
         self._events_not_before = now + min(wait, _EVENT_LONGEST)
@@ -138,7 +148,6 @@ class Schedule:
             self._await(reason, now, _PUT_OFF)
 
     def _debit(self, now: float, cost: float) -> None:
-        self._price(cost)
         self._balance = min(self._budget, self._balance + (now - self._balance_at) * SHARE) - cost
         self._balance = max(self._balance, -self._longest * SHARE)
         self._balance_at = now
@@ -146,8 +155,8 @@ class Schedule:
         self._last = now
 
     def _price(self, cost: float) -> None:
-        """What follows from the CPU time of the last pass."""
+        """What follows from the CPU time of a pass."""
         self._budget = max(BUDGET, _DEAR_PASSES * cost)
         self._calm = cost / _DEAR_SHARE if cost > _DEAR else max(_CALM, _CALM_FACTOR * cost)
-        self._longest = min(max(LONGEST, cost / SHARE), LONGEST_DEAR)
+        self._longest = min(max(LONGEST, cost / SHARE), LONGEST_DEAR) if cost > _DEAR else LONGEST
         self._news_apart = max(_NEWS_APART, cost / _NEWS_SHARE)
