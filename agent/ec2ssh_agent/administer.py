@@ -34,9 +34,14 @@ def undo(host: Host, name: Optional[str]) -> Answer:
         record = records.load(host, name) if name else _latest(host)
         if record.state in (State.UNDONE, State.FAILED):
             raise UsageError(f"{record.id}: undone already ({'; '.join(record.notes[-1:]) or record.state.value})")
-        undone = execute.undo(host, record, reason="undone by hand")
-        remembered = memory.silence(passes.recall(host), record.fault)
-        memory.save(host, remembered)
+        remembered = passes.recall(host)
+        # First: if this ends in between, the daemon must not repair again what is being taken back.
+        memory.save(host, memory.silence(remembered, record.fault))
+        try:
+            undone = execute.undo(host, record, reason="undone by hand")
+        except execute.ChangedSince:
+            memory.save(host, remembered)  # nothing was undone
+            raise
         _note(host, "undo", f"{record.fault}: {record.rung} undone by hand", record.id)
     notes = "".join(f"  {printable(note)}\n" for note in undone.notes)
     text = f"{record.id} undone: {record.rung} for {record.fault}\n{notes}"
