@@ -59,9 +59,9 @@ def diagnose(facts: Facts, reach: Reach, config: Config, *, baseline: Baseline) 
         *(_at_rest(facts) if facts.at_rest else ()),
         *_machine(facts),
     )
-    unseen = _unseen(facts, reach, config)
-    health = _health(findings, unseen)
-    return Assessment(health, findings, reach, gaps, _summary(health, findings, unseen, reach))
+    hidden = unseen(facts, reach, config)
+    health = _health(findings, hidden)
+    return Assessment(health, findings, reach, gaps, _summary(health, findings, hidden, reach))
 
 
 # -- who ought to get in, and does not
@@ -573,7 +573,7 @@ def _machine(facts: Facts) -> Iterator[Finding]:
         yield _note("conntrack-full", text, ())._replace(symptom=Symptom.TIMEOUT)
 
 
-def _unseen(facts: Facts, reach: Reach, config: Config) -> tuple[str, ...]:
+def unseen(facts: Facts, reach: Reach, config: Config) -> tuple[str, ...]:
     """What could not be looked at and without which nobody can say that SSH is healthy."""
     asked = facts.wrappers
     reasons = [

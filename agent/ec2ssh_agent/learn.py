@@ -13,7 +13,7 @@ from typing import Any
 from . import memory
 from .assessment import Assessment
 from .config import Config
-from .diagnose import seen
+from .diagnose import seen, unseen
 from .facts import Facts
 from .host import Host, HostError
 from .memory import Memory
@@ -42,7 +42,8 @@ def after(host: Host, config: Config, remembered: Memory, facts: Facts, assessme
     boot = host.monotonic()
     critical = bool(_critical(assessment))
     remembered = memory.verdict(remembered, unhealthy=critical, boot=boot)
-    remembered = memory.hear(remembered, {f.fault: fingerprint(f) for f in _critical(assessment)})
+    whole = not unseen(facts, assessment.reach, config)
+    remembered = memory.hear(remembered, {f.fault: fingerprint(f) for f in _critical(assessment)}, whole=whole)
     if critical or assessment.health is Health.UNKNOWN:
         return remembered
     sets = admitted(assessment)

@@ -263,15 +263,18 @@ def silence(memory: Memory, fault: str) -> Memory:
     return memory._replace(silenced=(*others, Silence(fault))[-_FAULTS:])
 
 
-def hear(memory: Memory, fingerprints: Mapping[str, str]) -> Memory:
+def hear(memory: Memory, fingerprints: Mapping[str, str], *, whole: bool = True) -> Memory:
     """Holds the silenced faults against what is seen now: one that changed, or is gone, is silenced no more.
 
-    `fingerprints`: of each critical fault of this look.
+    `fingerprints`: of each critical fault of this look. `whole`: nothing was hidden from it; else a fault that it does
+    not show may be there as before.
     """
     kept = []
     for item in memory.silenced:
         now = fingerprints.get(item.fault)
-        if now is not None and item.fingerprint in ("", now):
+        if now is None and not whole:
+            kept.append(item)
+        elif now is not None and item.fingerprint in ("", now):
             kept.append(item._replace(fingerprint=now))
     return memory._replace(silenced=tuple(kept))
 
