@@ -83,12 +83,7 @@ class Commands:
     def revert(self, saved: Saved) -> tuple[str, ...]:
         shared = self._shared(saved)
         exact = bool(self.step.tables) and not shared and self._untouched(saved)
-        complaint = ""
-        for argv in self.step.inverse:
-            try:
-                self._run(argv)
-            except StepFailed as error:
-                complaint = complaint or str(error)
+        complaint = self._invert()
         after = self._now(saved)
         if shared:
             return self._check_shared(saved, after, complaint)
@@ -106,6 +101,24 @@ class Commands:
         if not self.step.inverse and not self.step.files:
             return tuple(f"not taken back, it has no inverse: {' '.join(argv)}" for argv in self.step.commands)
         return ()
+
+    def _invert(self) -> str:
+        """Runs the inverse, and gives what its tool complained of first.
+
+        Files get their bytes back all the same; what firewalld does at run time is in no file. That comes first: where
+        it fails nothing has been touched yet, and all can be tried again. Raises StepFailed there.
+        """
+        complaint = ""
+        for argv in sorted(self.step.inverse, key=lambda argv: not firewalld.at_run_time(argv)):
+            try:
+                self._run(argv)
+            except StepFailed as error:
+                if firewalld.at_run_time(argv):
+                    if firewalld.nothing_there(error):
+                        continue
+                    raise
+                complaint = complaint or str(error)
+        return complaint
 
     def _untouched(self, saved: Saved) -> bool:
         """Whether the tables are what our step left (after a crash: nobody knows; it was a moment ago)."""
