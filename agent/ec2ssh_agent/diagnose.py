@@ -428,13 +428,16 @@ def _on_demand(look: _Look) -> bool:
 
 
 def _hangs(look: _Look, banner: Banner, facts: Facts) -> bool:
-    """Who accepts does not hang, however late its banner: a flood or a name lookup is no reason for a restart."""
+    """Who accepts does not hang, however late its banner: a flood or a name lookup is no reason for a restart. Nor is
+    doubt: whether a debugger holds it, or whether the machine is too busy."""
     if banner.text or banner.ended or banner.refused or banner.taken:
+        return False
+    process, pressure = facts.sshd.process, seen(facts.machine.pressure)
+    if not isinstance(process, Seen) or pressure is None:
         return False
     ports = seen(look.sshd.port) or ()
     queued = any(item.queue for item in seen(look.sshd.listeners) or () if item.port in ports)
-    process, pressure = seen(look.sshd.process), seen(facts.machine.pressure)
-    return queued and not (process and process.traced) and (pressure or 0.0) < 50.0
+    return queued and not (process.value and process.value.traced) and pressure < 50.0
 
 
 def _outside(look: _Look, reach: Reach, gaps: tuple[Gap, ...]) -> Iterator[Finding]:

@@ -203,7 +203,7 @@ class Machine(NamedTuple):
     cloud_init_done: Fact[bool] = _NOT_LOOKED
     identity: Fact[str] = _NOT_LOOKED  # the instance: instance id, else machine-id hashed
     systemd: Fact[bool] = _NOT_LOOKED  # systemd is pid 1
-    pressure: Fact[float] = _NOT_LOOKED  # PSI cpu some avg10, percent
+    pressure: Fact[float] = _NOT_LOOKED  # PSI cpu some avg10, percent; without PSI the share of who waits for a CPU
     users: Fact[tuple[str, ...]] = _NOT_LOOKED  # administrators' sessions, with their start
 
 

@@ -22,7 +22,7 @@ from ec2ssh_agent.facts import (
     UnitState,
     Wrappers,
 )
-from ec2ssh_agent.model import Health, Seen, Severity, Symptom, Unseen
+from ec2ssh_agent.model import Fact, Health, Seen, Severity, Symptom, Unseen
 from ec2ssh_agent.observe import question
 from ec2ssh_agent.reach import addresses, analyse, iptables, merged
 from ec2ssh_agent.reach.question import Reach, Route
@@ -264,6 +264,22 @@ def test_an_sshd_that_accepts_is_not_hung_however_long_its_queue() -> None:
     assert Judged(sshd=flooded._replace(banner=Seen(Banner("", 2.0)))).ids == ["sshd-hung"]
     made = Judged(sshd=flooded._replace(banner=Seen(Banner("", 2.0, taken=True))))
     assert (made.ids, made.typed) == (["sshd-banner-late"], [])
+
+
+def test_doubt_is_no_reason_to_restart_an_sshd_that_gives_no_banner() -> None:
+    silent = GOOD._replace(
+        listeners=Seen((Listener(V4, 0, 22, queue=3, unit="ssh.service"),)), banner=Seen(Banner("", 2.0))
+    )
+
+    def ids(sshd: Sshd, pressure: Fact[float]) -> list[str]:
+        facts = Story().facts
+        return Judged(sshd=sshd, facts=facts._replace(machine=facts.machine._replace(pressure=pressure))).ids
+
+    assert ids(silent, Seen(0.0)) == ["sshd-hung"]
+    assert ids(silent, Seen(80.0)) == ["sshd-banner-late"]
+    assert ids(silent, Unseen("no PSI, no load average")) == ["sshd-banner-late"]
+    hidden = silent._replace(process=Unseen("/proc/7/status: Input/output error"))
+    assert ids(hidden, Seen(0.0)) == ["sshd-banner-late"], "a debugger may hold it"
 
 
 # -- what `sshd -t` says

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ec2ssh_agent.host import Host
+from ec2ssh_agent.host import Failed, Host
 from ec2ssh_agent.model import Seen, Unseen
 from ec2ssh_agent.observe import instance, ufw
 from ec2ssh_agent.observe.systemd import Systemd
@@ -101,6 +101,25 @@ def test_everything_of_an_ordinary_machine() -> None:
     assert isinstance(got.cloud_init_done, Seen) and got.cloud_init_done.value
     assert (got.target, got.stopping) == (Seen("rescue"), Seen(True))
     assert isinstance(got.identity, Seen) and "0123456789" not in got.identity.value
+
+
+class NoPsi(FakeHost):
+    """Its kernel has PSI switched off."""
+
+    def read(self, path: str, *, cap: int = 1 << 20, follow: bool = True) -> bytes:
+        if path.startswith("/proc/pressure/"):
+            raise Failed(f"{path}: Operation not supported")
+        return super().read(path, cap=cap, follow=follow)
+
+
+@pytest.mark.parametrize(("load", "percent"), [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (2.0, 50.0), (5.0, 80.0)])
+@pytest.mark.parametrize("host", [FakeHost, NoPsi])
+def test_without_psi_the_load_average_tells_who_waits_for_a_cpu(
+    host: type[FakeHost], load: float, percent: float
+) -> None:
+    each = load * (os.cpu_count() or 1)
+    got = instance.pressure(host({"/proc/loadavg": f"{each:.2f} 0.10 0.05 2/120 4711\n".encode()}))
+    assert isinstance(got, Seen) and got.where == "/proc/loadavg" and got.value == pytest.approx(percent)
 
 
 def test_an_empty_machine_is_unseen_or_none_and_no_crash() -> None:

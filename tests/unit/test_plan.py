@@ -65,7 +65,7 @@ class Story:
         allow_disable = more.pop("allow_disable", False)
         facts = Facts(
             0.0, sshd, Seen(ruleset), Seen(None), Seen(None), Seen(()), Wrappers(), Seen(Network((), (), ())), Seen(()),
-            Machine(systemd=Seen(True)),
+            Machine(systemd=Seen(True), pressure=Seen(0.0)),
         )._replace(**more)  # fmt: skip
         listeners = tuple(
             Listening(item.family, item.address, item.port)

@@ -6,6 +6,7 @@ Sources: pam_nologin(8), proc(5), ioctl_iflags(2), sd_booted(3), org.freedesktop
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -95,9 +96,20 @@ def conntrack(host: Host) -> Fact[tuple[int, int]]:
 
 
 def pressure(host: Host) -> Fact[float]:
-    """Percent of the last ten seconds in which something waited for a CPU."""
-    match = re.search(r"some avg10=([0-9.]+)", _line(host, "/proc/pressure/cpu"))
-    return Seen(float(match.group(1)), "/proc/pressure/cpu") if match else Unseen("no PSI")
+    """Percent of the last ten seconds in which something waited for a CPU.
+
+    Where the kernel has no PSI, or has it switched off: percent of those that want a CPU for whom there is none, by the
+    load average of the last minute. One that is stuck on each CPU makes nobody wait.
+    """
+    with contextlib.suppress(HostError):  # no such file, or EOPNOTSUPP
+        match = re.search(r"some avg10=([0-9.]+)", _line(host, "/proc/pressure/cpu"))
+        if match:
+            return Seen(float(match.group(1)), "/proc/pressure/cpu")
+    match = re.match(r"[0-9.]+", _line(host, "/proc/loadavg"))
+    if not match:
+        return Unseen("no PSI, no load average")
+    load = float(match.group())
+    return Seen(100.0 * max(0.0, 1.0 - (os.cpu_count() or 1) / load) if load else 0.0, "/proc/loadavg")
 
 
 # -- who is at work
