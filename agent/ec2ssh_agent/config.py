@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Optional
 
-from .host import Denied, Host, HostError
+from .host import Host, HostError
 from .model import ConfigError
 from .plain import NamedTuple
 from .reach.addresses import parse_cidr
@@ -210,6 +210,14 @@ def load(host: Host, path: str = FILE, *, must_exist: bool = False) -> Config:
 
     Files that others than root can write are refused while repairs are on: who can write them is root.
     """
+    try:
+        return _load(host, path, must_exist=must_exist)
+    except HostError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _load(host: Host, path: str, *, must_exist: bool) -> Config:
+    """Raises ConfigError, HostError."""
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     found = files(host, path)
@@ -221,10 +229,6 @@ def load(host: Host, path: str = FILE, *, must_exist: bool = False) -> Config:
             content, status = host.read(file).decode("utf-8"), host.stat(file)
         except UnicodeDecodeError as error:
             raise ConfigError(f"{file}: not UTF-8 text") from error
-        except Denied as error:
-            raise ConfigError(str(error)) from error
-        except HostError as error:
-            raise ConfigError(str(error)) from error
         place = host.stat(file.rpartition("/")[0] or "/")
         if status and (status.mode & 0o022 or status.uid != 0):
             loose = loose or file

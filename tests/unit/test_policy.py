@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+import pytest
+
 from ec2ssh_agent import daemon, memory, policy
 from ec2ssh_agent.config import FILE, Config
 from ec2ssh_agent.facts import Facts, Machine, Sshd, UnitState, Wrappers
@@ -138,6 +140,16 @@ def test_a_bad_configuration_leaves_the_last_good_one_in_force() -> None:
     config, trouble = daemon.configuration(host, FILE)
     assert config.repair_settle == 5.0
     assert trouble and trouble.severity is Severity.WARNING and f"{FILE}:2" in trouble.evidence[0]
+
+
+@pytest.mark.parametrize("name", [FILE, f"{FILE}.d/b.conf"])
+def test_a_configuration_that_links_to_itself_leaves_the_last_good_one_in_force(name: str) -> None:
+    host = FakeHost({FILE: b"[repair]\nsettle = 5s\n"})
+    daemon.configuration(host, FILE)
+    host.link(name, name)
+    config, trouble = daemon.configuration(host, FILE)
+    assert config.repair_settle == 5.0
+    assert trouble and trouble.severity is Severity.WARNING and f"{name}: Too many levels" in trouble.evidence[0]
 
 
 def test_without_any_good_configuration_the_agent_only_reports() -> None:
