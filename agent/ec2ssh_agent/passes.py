@@ -160,10 +160,11 @@ def mend(
         # would cost seconds.
         probe = PROBE if "sshd-hung" in (found.id for found in now.assessment.findings) else 0.0
         look_again = functools.partial(look, host, config, remembered, probe=probe)
-        record, now, advice[fault] = _attempt(host, ladder.finding, rung, actor=actor, busy=busy, look_again=look_again)
-        made += [record] if record else []
-        if execute.pending(host):
-            break  # first that is taken back, by the next pass
+        came = _attempt(host, ladder.finding, rung, actor=actor, busy=busy, look_again=look_again)
+        now, advice[fault] = came.now, came.said
+        made += [came.record] if came.record else []
+        if came.blind or execute.pending(host):
+            break  # the next pass tries it again; what is left of it, is taken back first
     if counted & _critical(now.assessment):
         # What did not help may help in a moment (somebody else was at work); the circuit bounds how often.
         again = sooner(again, _RETRY)
@@ -177,26 +178,57 @@ def sooner(one: Optional[float], other: Optional[float]) -> Optional[float]:
     return min((seconds for seconds in (one, other) if seconds is not None), default=None)
 
 
+class _Attempt(NamedTuple):
+    """What came of a rung: its record, the machine after it, what to say. `blind`: nobody saw whether it helped."""
+
+    record: Optional[Record]
+    now: Look
+    said: str
+    blind: bool = False
+
+
 def _attempt(
     host: Host, finding: Finding, rung: Rung, *, actor: str, busy: Busy, look_again: Callable[[], Look]
-) -> tuple[Optional[Record], Look, str]:
-    """One rung: made, judged by a new look, kept or undone. Gives its record, the machine after it, and what to say."""
+) -> _Attempt:
+    """One rung: made, judged by a new look, kept or undone; undone, too, where two looks do not see what it did."""
     typed: list[str] = []
     try:
         record = execute.apply(host, rung, finding=finding, actor=actor, note=typed.append, busy=busy)
     except StepFailed as error:
-        return None, look_again(), f"{rung.name}: {error}"
+        return _Attempt(None, look_again(), f"{rung.name}: {error}")
     after = look_again()
-    helped = finding.fault not in _critical(after.assessment)
+    helped = _helped(finding, after)
+    if helped is None:  # rules that somebody changes meanwhile, an address that is renewed
+        after = look_again()
+        helped = _helped(finding, after)
+    outcome = {True: "helped", False: "did not help", None: "may have helped, which could not be seen"}[helped]
     try:
         if helped:
             record = execute.close(host, record, State.VERIFIED)
-            return record, after, f"mended by {rung.name}: " + "; ".join(typed)
-        record = execute.undo(host, record, reason="it did not help", busy=busy).record
+            return _Attempt(record, after, f"mended by {rung.name}: " + "; ".join(typed))
+        reason = "it did not help" if helped is False else "whether it helped could not be seen"
+        record = execute.undo(host, record, reason=reason, busy=busy).record
     except AgentError as error:
         # The record stays open: the next pass begins with taking it back.
-        return record, after, f"{rung.name} {'helped' if helped else 'did not help'}, but cannot be closed: {error}"
-    return record, look_again(), f"{rung.name} did not help and was taken back"
+        return _Attempt(record, after, f"{rung.name} {outcome}, but cannot be closed: {error}")
+    return _Attempt(record, look_again(), f"{rung.name} {outcome} and was taken back", blind=helped is None)
+
+
+def _helped(finding: Finding, after: Look) -> Optional[bool]:
+    """Whether the fault is gone; None where that was not seen: what is unseen is never healthy."""
+    critical = [f for f in after.assessment.findings if f.severity is Severity.CRITICAL]
+    answers, asked = after.assessment.reach.answers, after.facts.wrappers
+    if finding.id.startswith("firewall-"):
+        # A drop that has become a reject shuts the same way.
+        if any(f.id.startswith("firewall-") and f.subject == finding.subject for f in critical):
+            return False
+        return any(f"{a.interface}/{a.family.value}" == finding.subject for a in answers) or None
+    if any(f.fault == finding.fault for f in critical):
+        return False
+    if finding.id == "wrappers-deny":
+        # The line is in front of hosts.allow: what hosts.deny says does not matter any more.
+        return bool(answers) and isinstance(asked.allow, Seen) and isinstance(asked.linked, Seen) or None
+    return True
 
 
 def _clock(host: Host) -> Clock:
