@@ -172,7 +172,9 @@ def _there(ruleset: Optional[Ruleset], table: str, chain: str) -> bool:
 
 
 def _alone(situation: Situation) -> bool:
-    return len({answer.interface for answer in situation.assessment.reach.answers}) == 1
+    """Whether there is but one external interface, those without an address or link now among them."""
+    reach = situation.assessment.reach
+    return len({answer.interface for answer in reach.answers} | {name for name, _, _ in reach.unseen if name}) == 1
 
 
 def _ufw(gap: Gap, situation: Situation) -> Iterator[Rung]:

@@ -63,6 +63,7 @@ class Story:
         known, current = more.pop("known", {}), more.pop("current", {})
         decided = more.pop("decided", None)
         allow_disable = more.pop("allow_disable", False)
+        unseen = more.pop("unseen", ())
         facts = Facts(
             0.0, sshd, Seen(ruleset), Seen(None), Seen(None), Seen(()), Wrappers(), Seen(Network((), (), ())), Seen(()),
             Machine(systemd=Seen(True), pressure=Seen(0.0)),
@@ -77,6 +78,7 @@ class Story:
             listeners,
             (Route(Family.IPV4, EVERY, "eth0"),),
             local=(Local(Family.IPV4, HOST, 24),),
+            unseen=unseen,
         )
         self.facts = facts
         self.reach = analyse(asked, ruleset, decided)
@@ -136,6 +138,12 @@ def test_input_and_output_are_opened_together() -> None:
         "iptables -w 5 -I INPUT 1 -p tcp --dport 22",
         "iptables -w 5 -I OUTPUT 1 -p tcp --sport 22",
     ]
+
+
+def test_a_rule_names_its_interface_where_another_one_has_no_address_now() -> None:
+    six, away = ("eth0", Family.IPV6, "no address"), tuple(("eth1", family, "no address") for family in Family)
+    assert "-i" not in Story(rules(DROP), unseen=(six,)).typed()[0].split()
+    assert "-i eth0 -p tcp --dport 22" in Story(rules(DROP), unseen=(six, *away)).typed()[0]
 
 
 def test_only_the_baseline_is_opened_and_nobody_else() -> None:
