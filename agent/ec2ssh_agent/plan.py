@@ -12,7 +12,7 @@ from typing import Optional
 from . import opening, plan_sshd
 from .assessment import Assessment, Gap
 from .config import Config
-from .diagnose import BANS, seen
+from .diagnose import BANS, seen, shut
 from .facts import Facts, FirewalldZone
 from .model import Finding, Seen, Severity
 from .opening import Rehearse
@@ -370,9 +370,12 @@ def _wrappers(finding: Finding, situation: Situation) -> Ladder:
 
 
 def _lines(gaps: list[Gap], situation: Situation) -> list[str]:
-    """The document's line; or, where only some ever got in, lines that name just those."""
+    """The document's line; or, where only some ever got in, or one family never did, lines that name just those."""
     networks = [(gap.family, _networks(gap, situation)) for gap in gaps]
-    if not any(some for _, some in networks):
+    families = {gap.family for gap in gaps}
+    others = [answer for answer in situation.assessment.reach.answers if answer.family not in families]
+    denied = any(rule.backend is Backend.WRAPPERS and shut(rule) for answer in others for rule in answer.rules)
+    if not denied and not any(some for _, some in networks):
         return [DOCUMENT_LINE]
     words = [_pattern(family, network) for family, some in networks for network in some or _HALVES[family]]
     # libwrap reads at most 2,047 characters of a line.

@@ -393,6 +393,37 @@ def test_the_lines_name_who_got_in_before_whatever_the_firewall_does_meanwhile()
     assert isinstance(step, Write) and step.content == b"sshd2 sshd : 203.0.113.0/24 : allow\n"
 
 
+def test_wrappers_that_shut_the_other_family_on_purpose_go_on_doing_so() -> None:
+    host = addresses.parse_address("2001:db8::20")[1]
+    local = (Local(Family.IPV4, HOST, 24), Local(Family.IPV6, host, 64))
+    asked = Question(
+        22,
+        (Link("eth0", 2, local),),
+        (Listening(Family.IPV4, 0, 22), Listening(Family.IPV6, 0, 22, v6only=True)),
+        (Route(Family.IPV4, EVERY, "eth0"), Route(Family.IPV6, addresses.SPACE[Family.IPV6][0], "eth0")),
+        local=local,
+    )
+
+    def lines(deny: bytes, *families: Family) -> str:
+        """What is put in front of an empty hosts.allow, where clients of these families got in before."""
+        tables = wrappers.parse(b"", deny)
+        decided = {family: wrappers.evaluate(tables, family=family) for family in Family}
+        reach, free = analyse(asked, EMPTY, decided), analyse(asked, EMPTY)
+        baseline = {("eth0", a.family): diagnose.admitted(a) for a in free.answers if a.family in families}
+        facts = Story().facts._replace(wrappers=Wrappers(Seen(b""), Seen(deny), Seen(True)))
+        found = diagnose.diagnose(facts, reach, Config(), baseline=baseline)
+        situation = plan.Situation(facts, found, Config(), EMPTY, lambda rules: analyse(asked, rules, decided), {}, {})
+        step = plan.plan(situation)[0].rungs[0].steps[0]
+        assert isinstance(step, Write)
+        return step.content.decode()
+
+    document = "sshd2 sshd : ALL: allow\n"
+    assert lines(b"ALL: ALL\n", Family.IPV4, Family.IPV6) == lines(b"ALL: ALL\n") == document
+    assert lines(b"ALL: ALL\n", Family.IPV4) == "sshd2 sshd : 0.0.0.0/1 128.0.0.0/1 : allow\n"
+    assert lines(b"ALL: ALL\n", Family.IPV6) == "sshd2 sshd : [::]/1 [8000::]/1 : allow\n"
+    assert lines(b"sshd: 0.0.0.0/1 128.0.0.0/1\n", Family.IPV4) == document, "nothing denies the other"
+
+
 def test_equal_rules_of_ufw_are_deleted_and_others_left() -> None:
     text = UFW.replace("COMMIT", "-A ufw-user-input -p tcp -m tcp --dport 22 -j DROP\nCOMMIT")
     tuples = (
