@@ -19,7 +19,7 @@ from ec2ssh_agent.host import Host
 from ec2ssh_agent.model import Seen, Unseen
 from ec2ssh_agent.observe import dbus, firewalld, systemd
 from ec2ssh_agent.reach.ruleset import Backend, Ruleset, Table
-from ec2ssh_agent.repair.firewalld import add
+from ec2ssh_agent.repair.firewalld import add, there
 from ec2ssh_agent.repair.work import Context, StepFailed
 
 #: (interface, member, body) to (signature, body), or None for an error.
@@ -36,7 +36,7 @@ def _read(client: socket.socket, buffer: bytes) -> tuple[Optional[Message], byte
     return Message.from_buffer(buffer[:size]), buffer[size:]
 
 
-def _talk(client: socket.socket, answer: Answer) -> None:
+def _talk(client: socket.socket, answer: Answer, error: str) -> None:
     buffer = b""
     while not buffer.endswith(b"\r\nBEGIN\r\n"):  # which is not to come together with the first call
         assert (part := client.recv(65536))
@@ -51,14 +51,14 @@ def _talk(client: socket.socket, answer: Answer) -> None:
             return
         fields = message.header.fields
         got = answer(str(fields.get(HeaderFields.interface)), str(fields[HeaderFields.member]), message.body)
-        reply = new_error(message, "org.example.No", "s", ("no",)) if got is None else new_method_return(message, *got)
+        reply = new_error(message, "org.example.No", "s", (error,)) if got is None else new_method_return(message, *got)
         for each in (new_signal(DBusAddress("/x", interface="x.y"), "Noise", "s", ("n",)), reply):
             serial += 1
             client.sendall(each.serialise(serial=serial))
 
 
 @contextlib.contextmanager
-def serving(root: Path, path: str, answer: Optional[Answer]) -> Iterator[Host]:
+def serving(root: Path, path: str, answer: Optional[Answer], *, error: str = "no") -> Iterator[Host]:
     """A host whose socket at `path` answers; with None it takes connections and says nothing."""
     at = root / path.lstrip("/")
     at.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def serving(root: Path, path: str, answer: Optional[Answer]) -> Iterator[Host]:
                 client = server.accept()[0]
                 if answer:
                     with client, contextlib.suppress(ConnectionError):
-                        _talk(client, answer)
+                        _talk(client, answer, error)
 
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()
@@ -372,6 +372,34 @@ def test_firewalld_is_told_what_firewall_cmd_would_tell_it(root: Path, wanted: s
         assert not add(context, ("firewall-cmd", "--zone=drop", wanted.replace("add", "remove"))) and len(asked) == 2
 
 
+@pytest.mark.parametrize(
+    "wanted, call",
+    [
+        ("--add-service=ssh", ("queryService", ("drop", "ssh"))),
+        ("--add-port=2222/tcp", ("queryPort", ("drop", "2222", "tcp"))),
+        ('--add-rich-rule=rule family="ipv4" accept', ("queryRichRule", ("drop", 'rule family="ipv4" accept'))),
+    ],
+)
+def test_firewalld_is_asked_what_is_in_force_and_says_so(root: Path, wanted: str, call: tuple[str, Any]) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def answer(interface: str, member: str, body: tuple[Any, ...]) -> Optional[tuple[str, tuple[Any, ...]]]:
+        if member == "Hello":
+            return "s", (":1.1",)
+        asked.append((member, body))
+        return ("b", (body[0] == "drop",)) if member.startswith("query") else None
+
+    with serving(root, dbus.SYSTEM_BUS, answer) as host:
+        context = Context(host, "20260101T000000-ab12", _undisturbed)
+        command, other = ("firewall-cmd", "--zone=drop", wanted), ("firewall-cmd", "--zone=public", wanted)
+        later = ("firewall-cmd", "--permanent", *command[1:])
+        assert there(context, (command, later, other)) == (command,) and asked[0] == call and len(asked) == 2
+        assert there(context, (later, ("ufw", "reload"))) == () and len(asked) == 2
+    with serving(root / "2", dbus.SYSTEM_BUS, answer, error="ALREADY_ENABLED: 'ssh' already in 'drop'") as host:
+        context = Context(host, "20260101T000000-ab12", _undisturbed)
+        assert add(context, command) is False, "firewall-cmd would say success"
+
+
 def _undisturbed(seconds: float) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
@@ -380,5 +408,7 @@ def test_a_firewalld_that_does_not_answer_is_not_told_again_by_firewall_cmd(root
     command = ("firewall-cmd", "--zone=drop", "--add-service=ssh")
     with serving(root, dbus.SYSTEM_BUS, None) as host, pytest.raises(StepFailed, match="no answer"):
         add(Context(host, "20260101T000000-ab12", _undisturbed), command, deadline=0.2)
+    with serving(root / "2", dbus.SYSTEM_BUS, None) as host, pytest.raises(StepFailed, match="no answer"):
+        there(Context(host, "20260101T000000-ab12", _undisturbed), (command,), deadline=0.2)
     nobody = Context(Host(str(root / "nowhere")), "20260101T000000-ab12", _undisturbed)
     assert not add(nobody, command), "no bus"

@@ -93,3 +93,81 @@ def test_where_nothing_is_there_at_run_time_nothing_is_missed(step: Run, answer:
         host.scripts.clear()
     assert execute.undo(host, record).record.state is State.UNDONE
     assert host.read(ZONE) == BEFORE
+
+
+@pytest.mark.parametrize("step", [ALLOW, AT_RUN_TIME])
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_the_administrator_had_set_at_run_time_is_left(step: Run, asked: bool) -> None:
+    host = Firewalld()
+    host.runtime.add("ssh")
+    if not asked:  # set between the question and the addition
+        host.command((*NOW, QUERY), Ran(1, b"", b""))
+    record = repaired(host, step)
+    assert execute.undo(host, record).record.state is State.UNDONE
+    assert host.runtime == {"ssh"} and host.read(ZONE) == BEFORE
+
+
+@pytest.mark.parametrize("step", [ALLOW, AT_RUN_TIME])
+def test_a_record_of_an_earlier_version_is_undone(step: Run) -> None:
+    host = Firewalld()
+    record = repaired(host, step)
+    assert record.saved[0].texts == ()  # nothing more is in it than ever was
+    execute.undo(host, records.load(host, record.id))
+    assert not host.runtime and host.read(ZONE) == BEFORE
+
+
+class Killed(BaseException):
+    """Nobody's handler sees it."""
+
+
+def killed(call: Call) -> Ran:
+    raise Killed
+
+
+@pytest.mark.parametrize("step", [ALLOW, AT_RUN_TIME])
+@pytest.mark.parametrize("administrator", [False, True])
+def test_after_a_crash_nothing_is_taken_back_that_may_be_the_administrators(step: Run, administrator: bool) -> None:
+    host = Firewalld()
+    host.command((*NOW, ADD), killed)
+    with pytest.raises(Killed):
+        applied(host, step)
+    host.runtime |= {"ssh"} if administrator else set()
+    (record,) = execute.recover(host)
+    assert host.runtime == ({"ssh"} if administrator else set()) and host.read(ZONE) == BEFORE
+    assert record.state is (State.FAILED if administrator else State.UNDONE)
+    assert administrator is any("firewall-cmd --zone=public --add-service=ssh" in note for note in record.notes)
+
+
+def test_after_a_crash_that_left_the_files_written_all_is_taken_back() -> None:
+    host = Firewalld()
+
+    def last(call: Call) -> Ran:
+        host.put(ZONE, BEFORE + SERVICE)
+        raise Killed
+
+    host.command((*LATER, ADD), last)
+    with pytest.raises(Killed):
+        applied(host, ALLOW)
+    assert host.runtime
+    (record,) = execute.recover(host)
+    assert record.state is State.UNDONE and not host.runtime and host.read(ZONE) == BEFORE
+
+
+@pytest.mark.parametrize("step", [ALLOW, AT_RUN_TIME])
+def test_an_undo_that_is_killed_is_finished(step: Run) -> None:
+    host = Firewalld()
+    record = repaired(host, step)
+    host.command((*NOW, REMOVE), killed)
+    with pytest.raises(Killed):
+        execute.undo(host, record)
+    host.command((*NOW, REMOVE), host._shut)
+    (undone,) = execute.recover(host)
+    assert undone.state is State.UNDONE and not host.runtime and host.read(ZONE) == BEFORE
+
+
+def test_a_step_that_fails_half_way_is_taken_back_at_run_time() -> None:
+    host = Firewalld()
+    host.command((*LATER, ADD), Ran(1, b"", b"Error: read-only file system\n"))
+    with pytest.raises(StepFailed, match="read-only.*taken back"):
+        applied(host, ALLOW)
+    assert not host.runtime and records.all(host)[0].state is State.FAILED

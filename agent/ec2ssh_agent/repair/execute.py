@@ -218,7 +218,7 @@ def recover(host: Host, *, note: Say = lambda text: None, busy: BusyFor = _quiet
         if not record.state.unfinished:
             host.remove(f"{records.OPEN}/{name}")  # killed between its closing and this
             continue
-        found.append(_recover(Context(host, name, busy), record, note))
+        found.append(_recover(Context(host, name, busy, crashed=True), record, note))
     return tuple(found)
 
 

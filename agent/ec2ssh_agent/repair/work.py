@@ -32,7 +32,7 @@ class Context(NamedTuple):
     """`busy` tells the supervisor for how many seconds a command may be at work: so long it has patience.
 
     `number` of the step within its change; `known`: what the change's steps left, as texts; None where a crash left no
-    account of one of them.
+    account of one of them. `crashed`: the agent that began the change is gone, and others may have been at work since.
     """
 
     host: Host
@@ -40,6 +40,7 @@ class Context(NamedTuple):
     busy: Busy
     number: int = 0
     known: Optional[frozenset[bytes]] = None
+    crashed: bool = False
 
 
 class Work(Protocol):
