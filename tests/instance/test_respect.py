@@ -80,7 +80,8 @@ HEALTHY = (
         f"rm /etc/ssh/sshd_config.d/port.conf; {_SSHD}",
         port=2222,
     ),
-    Healthy("firewalld", "systemctl start firewalld.service", "systemctl stop firewalld.service"),
+    # --state is answered once its rules are there; systemd goes by its name on the bus, which comes first.
+    Healthy("firewalld", "systemctl start firewalld.service; firewall-cmd --state", "systemctl stop firewalld.service"),
     Healthy(
         "masked",
         "systemctl mask --now ssh.service ssh.socket",
