@@ -21,7 +21,7 @@ _PASS = 90.0
 
 def undoable(host: Host) -> Answer:
     """The changes that can still be taken back, newest first."""
-    found = [record for record in records.all(host) if record.state is State.VERIFIED and execute.stands(host, record)]
+    found = [record for record in records.all(host) if execute.undoable(host, record)]
     lines = [f"{r.id}  {publish.stamp(r.time)}  {printable(r.fault)}: {printable(r.rung)}" for r in found]
     text = "\n".join(lines or ["nothing to undo"]) + "\n"
     changes = [{"id": r.id, "time": publish.stamp(r.time), "finding": r.finding, "rung": r.rung} for r in found]
@@ -32,7 +32,7 @@ def undo(host: Host, name: Optional[str]) -> Answer:
     """Takes back a change (the latest that stands) and leaves its finding alone from then on. Raises AgentError."""
     with execute.lock(host):
         record = records.load(host, name) if name else _latest(host)
-        if record.state in (State.UNDONE, State.FAILED):
+        if record.state in (State.UNDONE, State.FAILED) and not execute.given_up(record):
             raise UsageError(f"{record.id}: undone already ({'; '.join(record.notes[-1:]) or record.state.value})")
         remembered = passes.recall(host)
         # First: if this ends in between, the daemon must not repair again what is being taken back.
@@ -51,7 +51,7 @@ def undo(host: Host, name: Optional[str]) -> Answer:
 
 def _latest(host: Host) -> Record:
     for record in records.all(host):
-        if record.state is State.VERIFIED and execute.stands(host, record):
+        if execute.undoable(host, record):
             return record
     raise UsageError("nothing to undo")
 
@@ -122,7 +122,7 @@ def purge(host: Host, *, undo_first: bool) -> Answer:
 
 def _undo_all(host: Host, undone: list[str]) -> None:
     for record in records.all(host):
-        if record.state is State.VERIFIED and execute.stands(host, record):
+        if execute.undoable(host, record):
             execute.undo(host, record, reason="purged")
             undone.append(record.id)
 

@@ -13,9 +13,10 @@ from typing import Optional
 
 import pytest
 
+from ec2ssh_agent import administer
 from ec2ssh_agent.codec import Garbage, decode, encode
 from ec2ssh_agent.host import Failed, Host, Locked, Ran
-from ec2ssh_agent.model import Finding, Severity, Symptom
+from ec2ssh_agent.model import AgentError, Finding, Severity, Symptom
 from ec2ssh_agent.reach.ruleset import Backend
 from ec2ssh_agent.repair import execute, records
 from ec2ssh_agent.repair.audit import MESSAGE_ID, audit
@@ -39,6 +40,7 @@ STEPS: tuple[Step, ...] = (
 
 def furnish(host: FakeHost) -> None:
     host.put("/etc/hosts.allow", b"ALL: 10.\n")
+    host.put("/proc/sys/kernel/random/boot_id", b"b\n")
     host.directory("/var/lib")
     host.directory("/run")
 
@@ -214,16 +216,49 @@ def test_a_step_that_hangs_is_taken_back() -> None:
     assert records.all(host)[0].state is State.FAILED
 
 
-def test_recovery_that_fails_is_tried_again_and_given_up_in_the_end() -> None:
-    host, told = machine(), list[str]()
-    record = apply(host, ALLOW)
+def given_up(host: FakeHost) -> Record:
+    """A change that could not be rolled back, time and again."""
+    record, told = apply(host, ALLOW), list[str]()
     host.denied = {"/etc/hosts.allow"}
-    for _ in range(execute.TRIES):
-        assert records.unfinished(host) == (record.id,)
+    for _ in range(2 * execute.TRIES):
         execute.recover(host, note=told.append)
-    assert len(told) == execute.TRIES
-    assert records.unfinished(host) == () and records.load(host, record.id).state is State.FAILED
-    assert len(records.load(host, record.id).notes) <= 20
+    assert records.load(host, record.id).tries == 1, "at once again: one and the same reason"
+    for _ in range(execute.TRIES - 1):
+        assert records.unfinished(host) == (record.id,)
+        host.advance(execute.APART)
+        execute.recover(host, note=told.append)
+    assert len(told) == 3 * execute.TRIES - 1
+    host.denied = set()
+    return records.load(host, record.id)
+
+
+def test_recovery_that_fails_is_tried_again_and_given_up_in_the_end() -> None:
+    host = machine()
+    record = given_up(host)
+    assert records.unfinished(host) == () and record.state is State.FAILED
+    assert len(record.notes) <= 20
+
+
+def test_what_recovery_gave_up_is_kept_and_can_be_undone() -> None:
+    host = machine()
+    record = given_up(host)
+    for number in range(records.KEEP + 1):
+        host.advance(1.0)
+        execute.undo(host, apply(host, Directory(f"/run/d{number}", 0o755)))
+    assert host.read("/etc/hosts.allow") == ALLOW.content and execute.undoable(host, record)
+    assert [change["id"] for change in administer.undoable(host)["changes"]] == [record.id]
+    assert administer.undo(host, None)["undone"] == record.id
+    assert host.read("/etc/hosts.allow") == b"ALL: 10.\n"
+    assert administer.undoable(host)["text"] == "nothing to undo\n"
+
+
+def test_undoing_what_recovery_gave_up_can_fail_and_be_tried_again() -> None:
+    host = machine()
+    record = given_up(host)
+    host.denied = {"/etc/hosts.allow"}
+    with pytest.raises(AgentError):
+        execute.undo(host, record)
+    assert records.load(host, record.id) == record and records.unfinished(host) == ()
 
 
 def test_recovery_leaves_what_somebody_else_wrote() -> None:

@@ -18,8 +18,10 @@ from .work import Busy as BusyFor
 from .work import Context, StepFailed, Work, substitute
 
 RUN = "/run/ec2ssh-agent"
-#: How often recovery of one change is tried before it is given up and only reported.
+#: How often recovery of one change is tried before it is given up and only reported: `undo` can still take it back.
 TRIES = 5
+#: Seconds between two tries that count: a lock that is held for a moment is one reason, not five.
+APART = 10.0
 
 Say = Callable[[str], None]
 
@@ -153,7 +155,7 @@ def undo(host: Host, record: Record, *, reason: str = "undone", busy: BusyFor = 
     Raises ChangedSince, with nothing done, where somebody changed the same thing since; StepFailed where an inverse did
     not work (the record stays as it was, and `undo` can be tried again); HostError.
     """
-    if record.state in (State.UNDONE, State.FAILED):
+    if record.state is State.UNDONE or record.state is State.FAILED and not given_up(record):
         return Undone(record)
     context = Context(host, record.id, busy)
     differences = _differences(context, record)
@@ -200,8 +202,9 @@ def _begun(context: Context, record: Record) -> list[tuple[Work, Saved]]:
 def recover(host: Host, *, note: Say = lambda text: None, busy: BusyFor = _quiet) -> tuple[Record, ...]:
     """Rolls back every change that was not verified (a crash, a kill); returns them as they are now.
 
-    One whose rolling back fails stays open, and is tried again the next time, TRIES times at most. Call it under
-    `lock`. Raises HostError, BadRecord (of the directories; a single bad record is told to `note` and put aside).
+    One whose rolling back fails stays open, and is tried again the next time, until TRIES tries, APART seconds from
+    each other, have failed. Call it under `lock`. Raises HostError, BadRecord (of the directories; a single bad record
+    is told to `note` and put aside).
     """
     found: list[Record] = []
     records.sweep(host, f"{records.STATE}/state.json")
@@ -230,9 +233,13 @@ def _recover(context: Context, record: Record, note: Say) -> Record:
         record = close(context.host, record, state, ("rolled back at the next start", *notes))
     except (StepFailed, HostError) as error:
         note(f"{record.id}: not rolled back: {error}")
-        record = record._replace(tries=record.tries + 1, notes=(*record.notes, f"not rolled back: {error}")[-20:])
+        now = context.host.now()
+        if abs(now - record.tried) < APART:
+            return record
+        notes = (*record.notes, f"not rolled back: {error}")[-20:]
+        record = record._replace(tries=record.tries + 1, tried=now, notes=notes)
         if record.tries >= TRIES:
-            record = record._replace(state=State.FAILED, closed=context.host.now())
+            record = record._replace(state=State.FAILED, closed=now)
         with contextlib.suppress(AgentError):  # a full disk: said above, tried again at the next start
             records.write(context.host, record)
     return record
@@ -244,6 +251,16 @@ def close(host: Host, record: Record, state: State, notes: tuple[str, ...] = ())
     records.write(host, record)
     records.prune(host, lambda other: stands(host, other))
     return record
+
+
+def given_up(record: Record) -> bool:
+    """Whether recovery has failed for good: what was made stands, as far as anybody knows."""
+    return record.state is State.FAILED and record.tries >= TRIES
+
+
+def undoable(host: Host, record: Record) -> bool:
+    """Whether `undo` has something to do."""
+    return given_up(record) or record.state is State.VERIFIED and stands(host, record)
 
 
 def stands(host: Host, record: Record) -> bool:

@@ -94,7 +94,8 @@ class Record(NamedTuple):
     steps: tuple[Step, ...] = ()
     saved: tuple[Saved, ...] = ()
     notes: tuple[str, ...] = ()
-    tries: int = 0  # how often recovery could not be completed
+    tries: int = 0  # how often recovery could not be completed, the last time at `tried`
+    tried: float = 0.0
     document: Optional[str] = None
     closed: float = 0.0
 
@@ -201,7 +202,7 @@ def forget(host: Host, name: str) -> None:
 
 
 def prune(host: Host, stands: Callable[[Record], bool]) -> None:
-    """Forgets all but the latest KEEP changes that are over, and older verified ones of which nothing stands.
+    """Forgets all but the latest KEEP changes that are over, and older verified ones, of which nothing stands.
 
     A change that stands is the only account of its inverse: it is never forgotten. Raises HostError.
     """
@@ -216,7 +217,8 @@ def prune(host: Host, stands: Callable[[Record], bool]) -> None:
             continue
         if record.state in (State.UNDONE, State.FAILED):
             over += 1
-            if over > KEEP:
+            given_up = record.state is State.FAILED and record.tries
+            if over > KEEP and not (given_up and stands(record)):
                 forget(host, name)
         elif record.state is State.VERIFIED:
             verified += 1
