@@ -11,10 +11,16 @@ import base64
 import binascii
 import enum
 import functools
+import json
+import math
 import sys
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+
+
+#: Integers below it are floats, too.
+_LARGEST = 1 << 53
 
 
 class Garbage(ValueError):
@@ -35,6 +41,14 @@ def encode(value: object) -> Any:
             return [encode(item) for item in value]
         return {"kind": type(value).__name__, **{name: encode(item) for name, item in zip(names, value)}}
     raise TypeError(f"{type(value).__name__} is not for the disk")
+
+
+def loads(content: bytes) -> Any:
+    """What `json.dumps` gave. Raises Garbage, too, where it is nested too deep or has numbers too long."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Garbage(f"not JSON: {error}") from error
 
 
 def decode(kind: type[T], value: Any, where: str = "") -> T:
@@ -64,9 +78,9 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 
 def _plain(kind: Any, value: Any, where: str) -> Any:
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < _LARGEST:
         return float(value)
-    if type(value) is not kind:
+    if type(value) is not kind or kind is float and not math.isfinite(value):
         raise Garbage(f"{where}: not {kind.__name__}")
     return value
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Optional
 
+from . import codec
 from .host import Host, HostError
 from .model import ConfigError
 from .plain import NamedTuple
@@ -240,6 +241,14 @@ def _load(host: Host, path: str, *, must_exist: bool) -> Config:
     if loose and config.repair_mode == "repair":
         raise ConfigError(f"{loose}: others than root can write it; refused while [repair] mode = repair")
     return config
+
+
+def restored(content: bytes) -> Config:
+    """One that this program wrote, with every field: the default of a missing one may be to repair. Raises Garbage."""
+    said = codec.loads(content)
+    if not isinstance(said, dict) or not said.keys() >= set(Config._fields):
+        raise codec.Garbage("not a whole configuration")
+    return codec.decode(Config, said)
 
 
 def shown(value: Any) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from . import codec, document, learn, memory, passes, publish, withdraw
-from .config import FILE, Config, load
+from .config import FILE, Config, load, restored
 from .diagnose import seen
 from .facts import Facts, Machine, Sshd
-from .host import Host, HostError, NotFound
+from .host import Host, HostError, NotFound, TooLarge
 from .model import ConfigError, Finding, Seen, Severity, Symptom
 from .observe import PROBE, systemd
 from .passes import Done
@@ -65,18 +65,17 @@ def configuration(host: Host, path: str) -> tuple[Config, Optional[Finding]]:
 def _kept(host: Host) -> Optional[bytes]:
     try:
         return memory.read(host, _GOOD)
-    except (NotFound, memory.Untrusted):
+    except (NotFound, TooLarge, memory.Untrusted):
         return None
 
 
 def _last_good(host: Host, why: str) -> tuple[Config, Finding]:
     text = "the configuration is wrong; the agent goes on with the last good one"
     try:
-        kept = _kept(host)
-        if kept is not None:
-            config = codec.decode(Config, json.loads(kept))
-            return config, Finding("config-invalid", Severity.WARNING, Symptom.NONE, text, (why,))
-    except (HostError, ValueError) as error:
+        content = _kept(host)
+        if content is not None:
+            return restored(content), Finding("config-invalid", Severity.WARNING, Symptom.NONE, text, (why,))
+    except (HostError, codec.Garbage) as error:
         why = f"{why}; the last good one cannot be read: {error}"
     text = "the configuration is wrong and there is no earlier good one: the agent only reports"
     finding = Finding("config-invalid", Severity.CRITICAL, Symptom.NONE, text, (why,))
@@ -206,11 +205,12 @@ def _agent(host: Host) -> document.Agent:
 
 
 def _previous(host: Host) -> Optional[Document]:
+    from .report import content
+
     try:
-        made = json.loads(host.read(f"{publish.RUN}/status.json", cap=64 << 20, follow=False))
-    except (HostError, ValueError):
+        return content.before(codec.loads(host.read(f"{publish.RUN}/status.json", cap=64 << 20, follow=False)))
+    except (HostError, codec.Garbage):
         return None
-    return made if isinstance(made, dict) and "health" in made else None
 
 
 def _tell(host: Host, config: Config, made: Document, previous: Optional[Mapping[str, Any]], *, often: bool) -> None:

@@ -102,7 +102,7 @@ def load(host: Host, identity: str) -> Memory:
         kept = _kept(host)
     except NotFound:
         return fresh
-    except (HostError, ValueError, RecursionError) as error:
+    except (HostError, codec.Garbage) as error:
         return fresh._replace(notes=(f"{PATH}: {error}; begun afresh",))
     if kept.identity != identity:
         return fresh._replace(notes=("another instance than before: its baseline and state are forgotten",))
@@ -112,15 +112,15 @@ def load(host: Host, identity: str) -> Memory:
 
 
 def _kept(host: Host) -> Memory:
-    """Raises HostError, ValueError, RecursionError: of the file on the disk, where the copy does not serve either."""
+    """Raises HostError, Garbage: of the file on the disk, where the copy does not serve either."""
     try:
-        return codec.decode(Memory, json.loads(read(host, PATH)))
+        return codec.decode(Memory, codec.loads(read(host, PATH)))
     except (NotFound, Untrusted):
         raise
-    except (HostError, ValueError, RecursionError) as error:
+    except (HostError, codec.Garbage) as error:
         try:
-            kept = codec.decode(Memory, json.loads(read(host, COPY)))
-        except (HostError, ValueError, RecursionError):
+            kept = codec.decode(Memory, codec.loads(read(host, COPY)))
+        except (HostError, codec.Garbage):
             raise error from None
         return kept._replace(notes=(f"{PATH}: {error}; what was remembered in this boot is gone by",))
 
@@ -245,7 +245,7 @@ def attempted(memory: Memory, fault: str, config: Config, boot: float, by: tuple
     named = tuple(dict.fromkeys((*(() if quiet else item.by), *by)))[-4:]
     item = item._replace(times=recent, trips=0 if quiet else item.trips, by=named)
     if len(item.times) >= config.repair_max_attempts:
-        back_off = min(_LONGEST, config.repair_window * 2**item.trips)
+        back_off = min(_LONGEST, config.repair_window * 2 ** min(item.trips, 20))
         item = item._replace(until=boot + back_off, trips=min(item.trips + 1, 20))
     return _put(memory, item)
 

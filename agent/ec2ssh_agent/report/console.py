@@ -17,8 +17,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Optional
 
+from .. import codec
 from ..config import Config
-from ..host import Host, HostError, NotFound
+from ..host import Host, HostError, NotFound, TooLarge
+from ..plain import NamedTuple
 from . import content
 
 _BLOCK = "/run/ec2ssh-agent/console.txt"
@@ -99,13 +101,18 @@ def show(host: Host, config: Config, document: Mapping[str, Any], previous: Opti
     return good
 
 
+class _Shown(NamedTuple):
+    times: tuple[float, ...]
+    shown: str
+
+
 def _memory(host: Host) -> tuple[list[float], str]:
     """When blocks were shown, and the health that the last one told; empty where nothing is known."""
     try:
-        said = json.loads(host.read(_TIMES, follow=False))
-        return [float(at) for at in said["times"]], str(said["shown"])
-    except (NotFound, ValueError, TypeError, KeyError):
+        said = codec.decode(_Shown, codec.loads(host.read(_TIMES, follow=False)))
+    except (NotFound, TooLarge, codec.Garbage):
         return [], ""
+    return list(said.times), said.shown
 
 
 # -- the oneshot unit

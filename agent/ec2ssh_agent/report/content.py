@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
+from ..codec import Garbage
 from ..status import bounded
 
 SCHEMA = "ec2ssh-agent.report/1"
@@ -17,6 +18,23 @@ _TEXT = 2_000
 _FINDINGS = 200
 
 Report = dict[str, Any]
+
+
+def before(said: object) -> dict[str, Any]:
+    """A status document that was kept, if it has what is asked of `previous` here. Raises Garbage."""
+    asked = {"findings": ("id", "severity", "symptom"), "repairs": ("id", "outcome")}
+    if not isinstance(said, dict) or not isinstance(said.get("health"), str):
+        raise Garbage("not a status document")
+    for key, names in asked.items():
+        items = said.get(key)
+        if not isinstance(items, list):
+            raise Garbage(f"{key}: not a list")
+        for item in items:
+            if not isinstance(item, dict) or not all(isinstance(item.get(name), str) for name in names):
+                raise Garbage(f"{key}: without {', '.join(names)}")
+            if not isinstance(item.get("subject", ""), str):
+                raise Garbage(f"{key}: a subject that is no text")
+    return said
 
 
 def report(

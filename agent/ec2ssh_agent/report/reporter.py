@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Optional
 
 from .. import codec, publish
-from ..config import FILE, Config, load
+from ..config import FILE, Config, load, restored
 from ..host import Host, HostError, Locked, NotFound
 from ..model import AgentError, ConfigError
 from ..plain import NamedTuple
@@ -338,8 +338,8 @@ def _config(host: Host, path: str) -> Config:
         return load(host, path)
     except ConfigError:
         try:
-            return codec.decode(Config, json.loads(host.read(spool.CONFIG, follow=False)))
-        except (HostError, ValueError):
+            return restored(host.read(spool.CONFIG, follow=False))
+        except (HostError, codec.Garbage):
             print("ec2ssh-agent-reporter: and there is no earlier configuration", file=sys.stderr)
         raise
 

@@ -21,7 +21,7 @@ from typing import Any, Optional
 
 from .. import codec
 from ..config import Config
-from ..host import Failed, Host, HostError, NotFound
+from ..host import Failed, Host, HostError, NotFound, TooLarge
 from ..plain import NamedTuple
 from . import content
 
@@ -36,6 +36,8 @@ _ACK_CAP = 4096
 _REPORT_CAP, _LARGEST = 1 << 20, 1 << 19
 #: By which the number of those dropped may lengthen a report.
 _DIGITS = 10
+#: The last number that a name has room for.
+_LAST = 9_999_999_999
 #: However small they are: listing and checking more would cost every pass.
 _MOST = 5_000
 #: Kinds in the order in which they are dropped when the spool is full.
@@ -123,10 +125,10 @@ def tell(
 def _untold(host: Host) -> Optional[tuple[Optional[dict[str, Any]]]]:
     """The document that the last report should have told the change from (None: the first); None where all was told."""
     try:
-        said = json.loads(host.read(_UNTOLD, cap=64 << 20, follow=False))
-    except (NotFound, ValueError):
+        said = codec.loads(host.read(_UNTOLD, cap=64 << 20, follow=False))
+        return (None if said is None else content.before(said),)
+    except (NotFound, TooLarge, codec.Garbage):
         return None
-    return (said if isinstance(said, dict) else None,)
 
 
 def enqueue(
@@ -228,10 +230,10 @@ def group(host: Host) -> int:
 def read_state(host: Host) -> State:
     """Raises HostError."""
     try:
-        said = json.loads(host.read(_STATE, cap=_ACK_CAP, follow=False))
-        return State(str(said["instance"]), int(said["sequence"]), int(said["dropped"]))
-    except (NotFound, ValueError, KeyError, TypeError):
+        state = codec.decode(State, codec.loads(host.read(_STATE, cap=_ACK_CAP, follow=False)))
+    except (NotFound, TooLarge, codec.Garbage):
         return State()  # none yet, or damaged: the files' names still have the order
+    return state if 0 <= state.sequence < _LAST and state.dropped >= 0 else State()
 
 
 def _make_room(host: Host, most: int, wanted: int, state: State, kind: str) -> State:
