@@ -16,7 +16,8 @@ _NOT_LOOKED = Unseen("not looked at")
 
 
 class UnitState(NamedTuple):
-    """A unit as systemd sees it (org.freedesktop.systemd1.Unit); times in microseconds of CLOCK_MONOTONIC."""
+    """A unit as systemd sees it (org.freedesktop.systemd1.Unit); times in microseconds since boot (Host.monotonic), at
+    the latest: whenever the machine was suspended is taken for before."""
 
     name: str
     load: str = "not-found"  # loaded, masked, not-found, ...
@@ -28,7 +29,7 @@ class UnitState(NamedTuple):
     exit_status: int = 0
     restart: str = "no"
     job: bool = False  # a job is queued or running
-    since: int = 0  # InactiveExitTimestampMonotonic
+    since: int = 0  # InactiveExitTimestamp
     listen: tuple[str, ...] = ()  # of a socket that is not inactive: its ListenStream addresses
 
 

@@ -134,6 +134,10 @@ class Host:
         """Seconds since boot, suspend included: it never jumps, and is the same for every process."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
+    def suspended(self) -> float:
+        """Seconds since boot that the machine was suspended: CLOCK_MONOTONIC, which systemd tells, leaves them out."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 

@@ -84,7 +84,7 @@ def _older_than_start(host: Host, facts: Facts) -> bool:
     unit = seen(facts.sshd.socket_unit) if not seen(facts.sshd.process) else seen(facts.sshd.unit)
     if not unit or not unit.since:
         return False
-    started = host.now() - (host.monotonic() - unit.since / 1e6)
+    started = host.now() - (host.monotonic() - unit.since / 1e6) - host.suspended()  # at the earliest
     try:
         written = [host.stat(path) for path, _ in seen(facts.sshd.files) or ()]
     except HostError:

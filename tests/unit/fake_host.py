@@ -60,7 +60,7 @@ class FakeHost(Host):
         self.full = False
         self.locked: set[str] = set()
         self.space: tuple[int, int] = (10 << 30, 1_000_000)
-        self.epoch, self.boot = start, 1000.0
+        self.epoch, self.boot, self.asleep = start, 1000.0, 0.0
         self.slept: list[float] = []
         self._inodes = 1
         for path, content in files.items():
@@ -123,6 +123,9 @@ class FakeHost(Host):
 
     def monotonic(self) -> float:
         return self.boot
+
+    def suspended(self) -> float:
+        return self.asleep
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

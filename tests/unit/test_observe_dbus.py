@@ -15,12 +15,15 @@ from jeepney import DBusAddress
 from jeepney.low_level import HeaderFields, Message, calc_msg_size
 from jeepney.wrappers import new_error, new_method_return, new_signal
 
+from ec2ssh_agent import memory
 from ec2ssh_agent.host import Host
+from ec2ssh_agent.memory import Clock, Memory
 from ec2ssh_agent.model import Seen, Unseen
 from ec2ssh_agent.observe import dbus, firewalld, systemd
 from ec2ssh_agent.reach.ruleset import Backend, Ruleset, Table
 from ec2ssh_agent.repair.firewalld import add, there
 from ec2ssh_agent.repair.work import Context, StepFailed
+from test_policy import FAULT, held
 
 #: (interface, member, body) to (signature, body), or None for an error.
 Answer = Callable[[str, str, tuple[Any, ...]], Optional[tuple[str, tuple[Any, ...]]]]
@@ -58,7 +61,9 @@ def _talk(client: socket.socket, answer: Answer, error: str) -> None:
 
 
 @contextlib.contextmanager
-def serving(root: Path, path: str, answer: Optional[Answer], *, error: str = "no") -> Iterator[Host]:
+def serving(
+    root: Path, path: str, answer: Optional[Answer], *, error: str = "no", host: type[Host] = Host
+) -> Iterator[Host]:
     """A host whose socket at `path` answers; with None it takes connections and says nothing."""
     at = root / path.lstrip("/")
     at.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +83,7 @@ def serving(root: Path, path: str, answer: Optional[Answer], *, error: str = "no
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()
     try:
-        yield Host(str(root))
+        yield host(str(root))
     finally:
         server.shutdown(socket.SHUT_RDWR)
         server.close()
@@ -305,7 +310,8 @@ def test_systemd_is_asked_again_when_its_restart_of_sshd_is_due(root: Path) -> N
     """That ends the slack of its timer."""
     asked: list[float] = []
     began = Host("").monotonic()
-    properties = {"RestartUSec": ("t", 200_000), "StateChangeTimestampMonotonic": ("t", int(began * 1e6))}
+    changed = int(time.monotonic() * 1e6)
+    properties = {"RestartUSec": ("t", 200_000), "StateChangeTimestampMonotonic": ("t", changed)}
     waiting = a_systemd([("ssh.service", "loaded", "activating", "auto-restart")], properties)
 
     def answer(interface: str, member: str, body: tuple[Any, ...]) -> Optional[tuple[str, tuple[Any, ...]]]:
@@ -318,6 +324,36 @@ def test_systemd_is_asked_again_when_its_restart_of_sshd_is_due(root: Path) -> N
         assert len(asked) == 2 and asked[1] >= 0.2, asked
         properties["RestartUSec"] = ("t", 42_000_000)
         assert systemd.restarting(host) and len(asked) == 3, "too long to wait for"
+
+
+class Hibernated(Host):
+    """It was for an hour: CLOCK_MONOTONIC is an hour behind the time since boot."""
+
+    def monotonic(self) -> float:
+        return super().monotonic() + 3600.0
+
+    def suspended(self) -> float:
+        return super().suspended() + 3600.0
+
+
+def test_after_a_hibernation_systemd_restarts_a_killed_sshd_as_before(root: Path) -> None:
+    changed = ("t", int(time.monotonic() * 1e6))
+    entries = [("ssh.service", "loaded", "activating", "auto-restart")]
+    states = {"ActiveState": ("s", "activating"), "SubState": ("s", "auto-restart"), "RestartUSec": ("t", 200_000)}
+    times = {"InactiveExitTimestampMonotonic": changed, "StateChangeTimestampMonotonic": changed}
+    answer = a_systemd(entries, {**RUNNING, **states, **times})
+    with serving(root, dbus.SYSTEMD, answer, host=Hibernated) as host:
+        assert systemd.restarting(host) and time.monotonic() >= changed[1] / 1e6 + 0.2, "it is waited for"
+        got = systemd.collect(host).service
+    assert isinstance(got, Seen) and got.value
+    clock = Clock(host.now(), changed[1] / 1e6 + host.suspended() + 0.25)
+    hold = held(
+        memory.verdict(Memory("i-1"), unhealthy=True, boot=clock.boot - 0.4),
+        clock=clock,
+        fault=FAULT._replace(id="sshd-not-running", subject=""),
+        unit=got.value.state,
+    )
+    assert hold and hold.seconds == pytest.approx(0.75, abs=0.01) and "systemd" in hold.why
 
 
 @pytest.mark.parametrize("sub", ["running", "dead"])

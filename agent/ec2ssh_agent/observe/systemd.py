@@ -73,13 +73,13 @@ def collect(host: Host) -> Systemd:
         return Systemd(script, Seen(None, "no systemd"), Seen("", "no systemd"), none)
     try:
         with connect(host) as bus:
-            return _converse(bus)
+            return _converse(bus, suspended=host.suspended())
     except HostError as error:
         unseen = Unseen(f"systemd: {error}")
         return Systemd(unseen, unseen, unseen, unseen)
 
 
-def _converse(bus: Bus) -> Systemd:
+def _converse(bus: Bus, *, suspended: float) -> Systemd:
     names = [*SERVICES, *SOCKETS, *_TARGETS]
     listed, state = bus.ask(
         [
@@ -97,8 +97,8 @@ def _converse(bus: Bus) -> Systemd:
     service = choose([units[name] for name in SERVICES if name in units])
     socket = choose([units[name] for name in SOCKETS if name in units])
     return Systemd(
-        Seen(_service(bus, service) if service else None, "systemd"),
-        Seen(_socket(bus, units[socket]) if socket else None, "systemd"),
+        Seen(_service(bus, service, suspended=suspended) if service else None, "systemd"),
+        Seen(_socket(bus, units[socket], suspended=suspended) if socket else None, "systemd"),
         Seen(target, "systemd"),
         stopping,
     )
@@ -110,14 +110,15 @@ def restarting(host: Host) -> bool:
     A restart that is due soon is awaited, and systemd asked again then: its timers have 250 ms of slack, which end
     with whatever else wakes it. Source: sd_event_add_time(3), accuracy.
     """
-    name = ""
     if not present(host):
         return False
+    name = ""
     with contextlib.suppress(HostError), connect(host, deadline=_BUSY + _SOON) as bus:
         name = _restarting(bus)
         if name:
             wanted = ((_UNIT_SERVICE, "RestartUSec", 0), (_UNIT, "StateChangeTimestampMonotonic", 0))
-            left = sum(_properties(bus, name, wanted)) / 1e6 - host.monotonic()
+            due = sum(_properties(bus, name, wanted, suspended=host.suspended())) / 1e6
+            left = due - host.monotonic()
             if 0 < left < _SOON:
                 host.sleep(left + _LATE)
                 _restarting(bus)
@@ -145,11 +146,13 @@ def _value(answer: Any, default: Any) -> Any:
     return default if isinstance(answer, Refused) else answer[0][1]
 
 
-def _properties(bus: Bus, unit: str, wanted: Sequence[tuple[str, str, Any]]) -> list[Any]:
-    """Values of (interface, property, default) in order."""
+def _properties(bus: Bus, unit: str, wanted: Sequence[tuple[str, str, Any]], *, suspended: float) -> list[Any]:
+    """Values of (interface, property, default) in order. Times are given by CLOCK_BOOTTIME, as Host.monotonic."""
     path = object_path(unit)
     answers = bus.ask([get(_SERVICE, path, interface, name) for interface, name, _ in wanted])
-    return [_value(answer, default) for answer, (_, _, default) in zip(answers, wanted)]
+    values = [(name, _value(answer, default)) for answer, (_, name, default) in zip(answers, wanted)]
+    asleep = int(suspended * 1e6)
+    return [value + asleep if value and name.endswith("TimestampMonotonic") else value for name, value in values]
 
 
 _COMMON: tuple[tuple[str, str, Any], ...] = (
@@ -170,7 +173,7 @@ def _state(values: Sequence[Any], result: str) -> UnitState:
     )
 
 
-def _service(bus: Bus, unit: str) -> Looked:
+def _service(bus: Bus, unit: str, *, suspended: float) -> Looked:
     wanted: tuple[tuple[str, str, Any], ...] = (
         (_UNIT_SERVICE, "Result", ""),
         (_UNIT_SERVICE, "MainPID", 0),
@@ -182,7 +185,7 @@ def _service(bus: Bus, unit: str) -> Looked:
         (_UNIT_SERVICE, "EnvironmentFiles", []),
         (_UNIT_SERVICE, "RuntimeDirectory", []),
     )
-    values = _properties(bus, unit, (*_COMMON, *wanted))
+    values = _properties(bus, unit, (*_COMMON, *wanted), suspended=suspended)
     common, (result, pid, status, restart, group, start, variables, files, runtime) = values[:7], values[7:]
     state = _state(common, result)._replace(main_pid=int(pid), exit_status=int(status), restart=restart)
     return Looked(
@@ -195,7 +198,7 @@ def _service(bus: Bus, unit: str) -> Looked:
     )
 
 
-def _socket(bus: Bus, entry: Sequence[Any]) -> Looked:
+def _socket(bus: Bus, entry: Sequence[Any], *, suspended: float) -> Looked:
     """An entry of ListUnitsByNames. One that is not in use is not in systemd's memory: asking for its properties makes
     systemd read its file for each of them (17 ms), so only whether it is enabled is asked."""
     unit, load, active, sub, job = entry[0], entry[2], entry[3], entry[4], entry[7]
@@ -208,7 +211,7 @@ def _socket(bus: Bus, entry: Sequence[Any]) -> Looked:
         (_UNIT_SOCKET, "ControlGroup", ""),
         (_UNIT_SOCKET, "Listen", []),
     )
-    values = _properties(bus, unit, (*_COMMON, *wanted))
+    values = _properties(bus, unit, (*_COMMON, *wanted), suspended=suspended)
     result, group, listen = values[7:]
     streams = tuple(address for kind, address in listen if kind == "Stream")
     return Looked(_state(values[:7], result)._replace(listen=streams), control_group=group)
