@@ -36,6 +36,7 @@ _RETRY = 1.0  # seconds
 #: Seconds from a repair to a look whether it lasts. It waits for no budget: whoever reverts it may use that up.
 _VERIFY = 1.0
 _DISK = 10.0  # seconds until a repair that could not be recorded is tried again
+_BLIND = 5.0  # seconds until what could not be looked at, and so withholds a repair, is looked at again
 
 
 class Look(NamedTuple):
@@ -140,6 +141,7 @@ def mend(
                 again, until = sooner(again, hold.seconds), until or hold.until
             elif not rung:
                 advice[fault] = advice.get(fault) or ladder.withheld or "what the agent tried did not help"
+                again = sooner(again, _BLIND if ladder.blind else None)
         if not chosen:
             break
         ladder, rung = chosen

@@ -14,7 +14,7 @@ from .assessment import Assessment, Gap
 from .config import Config
 from .diagnose import BANS, seen, shut
 from .facts import Facts, FirewalldZone
-from .model import Finding, Seen, Severity
+from .model import Finding, Seen, Severity, Unseen
 from .opening import Rehearse
 from .plain import NamedTuple
 from .reach import addresses, with_rule
@@ -28,6 +28,8 @@ DOCUMENT_LINE = "sshd2 sshd : ALL: allow"
 _HALVES = {Family.IPV4: ("0.0.0.0/1", "128.0.0.0/1"), Family.IPV6: ("::/1", "8000::/1")}
 _UFW_FILES = ("/etc/ufw/user.rules", "/etc/ufw/user6.rules")
 _UFW_TABLES = ("iptables", "ip6tables")
+#: How the names of an owner's tables or chains begin; INPUT_ZONES: of firewalld with its iptables backend.
+_UFW_NAMES, _FIREWALLD_NAMES = ("ufw-", "ufw6-"), ("firewalld", "INPUT_ZONES")
 #: Owners whose chains live in the filter table: flushing it would cut them off.
 _CONTAINERS = ("docker", "kubernetes", "podman", "libvirt", "lxd")
 #: An owner's tool takes 0.1–0.2 s a network; more than these are opened by a raw rule with a set of them.
@@ -105,6 +107,9 @@ def _firewall(finding: Finding, situation: Situation) -> Ladder:
     firewalld = seen(facts.firewalld)
     if firewalld and firewalld.panic:
         return Ladder(finding, withheld="firewalld is in panic mode: somebody locked the machine on purpose")
+    hidden = _unasked(facts, situation.ruleset)
+    if hidden:
+        return Ladder(finding, withheld=hidden, blind=True)
     fixed = _immutable(facts)
     if fixed:
         return Ladder(finding, withheld=f"{fixed} is immutable (chattr +i): somebody closed it on purpose")
@@ -126,6 +131,26 @@ def _firewall(finding: Finding, situation: Situation) -> Ladder:
         else:
             rungs.append(_disable(situation))
     return Ladder(finding, tuple(rungs), withheld)
+
+
+def _unasked(facts: Facts, ruleset: Ruleset) -> str:
+    """What could not be looked at and may say that somebody closed the firewall on purpose, or who is to open it.
+
+    Of an owner only where its chains are in the ruleset: a bus that hangs keeps no other firewall shut.
+    """
+    names = [name for table in ruleset.tables for name in (table.name, *table.chains)]
+    for owner, fact, marks in (("firewalld", facts.firewalld, _FIREWALLD_NAMES), ("ufw", facts.ufw, _UFW_NAMES)):
+        if isinstance(fact, Unseen) and any(name.startswith(marks) for name in names):
+            return f"{owner} made this firewall, and could not be looked at ({fact.reason})"
+    ufw, firewalld = seen(facts.ufw), seen(facts.firewalld)
+    if (ufw and ufw.enabled) or (firewalld and firewalld.running):
+        return _maybe_immutable(facts)
+    return ""
+
+
+def _maybe_immutable(facts: Facts) -> str:
+    fixed = facts.machine.immutable
+    return f"whether a file is immutable could not be seen ({fixed.reason})" if isinstance(fixed, Unseen) else ""
 
 
 def _immutable(facts: Facts) -> str:
@@ -356,6 +381,9 @@ def _wrappers(finding: Finding, situation: Situation) -> Ladder:
     for path in (HOSTS_ALLOW, HOSTS_DENY):
         if path in (seen(facts.machine.immutable) or ()):
             return Ladder(finding, withheld=f"{path} is immutable (chattr +i): somebody closed it on purpose")
+    hidden = _maybe_immutable(facts)
+    if hidden:
+        return Ladder(finding, withheld=hidden, blind=True)
     allow = facts.wrappers.allow
     if not isinstance(allow, Seen):
         return Ladder(finding, withheld=f"{HOSTS_ALLOW} could not be read, so nothing is put in front of it")

@@ -106,11 +106,15 @@ class Rung(NamedTuple):
 
 
 class Ladder(NamedTuple):
-    """What could mend a finding, in the order in which it is tried; `withheld` says why nothing (more) is."""
+    """What could mend a finding, in the order in which it is tried; `withheld` says why nothing (more) is.
+
+    `blind`: since something could not be looked at, which may be seen soon.
+    """
 
     finding: Finding
     rungs: tuple[Rung, ...] = ()
     withheld: str = ""
+    blind: bool = False
 
 
 XTABLES = {

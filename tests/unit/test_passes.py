@@ -9,12 +9,15 @@ from typing import Optional
 import pytest
 
 from ec2ssh_agent import passes
-from ec2ssh_agent.assessment import Assessment
-from ec2ssh_agent.facts import Facts, Machine, Sshd, Wrappers
-from ec2ssh_agent.model import Finding, Health, Seen, Severity, Symptom, Unseen
+from ec2ssh_agent.assessment import Assessment, Gap
+from ec2ssh_agent.config import Config
+from ec2ssh_agent.facts import Facts, Firewalld, Machine, Sshd, Wrappers
+from ec2ssh_agent.memory import Memory
+from ec2ssh_agent.model import Fact, Finding, Health, Seen, Severity, Symptom, Unseen
 from ec2ssh_agent.passes import Look
+from ec2ssh_agent.reach import iptables
 from ec2ssh_agent.reach.question import Answer, Neighbours, Reach
-from ec2ssh_agent.reach.ruleset import Family, Ruleset
+from ec2ssh_agent.reach.ruleset import Backend, Family, Ruleset
 from ec2ssh_agent.repair.records import State
 from ec2ssh_agent.steps import Rung, Write
 from fake_host import FakeHost
@@ -87,3 +90,19 @@ def test_a_drop_that_became_a_reject_was_not_mended() -> None:
     assert came.said == "open did not help and was taken back"
     elsewhere = look(reject._replace(subject="eth1/ipv4"))
     assert state(attempt(DROP, elsewhere)[1]) is State.VERIFIED
+
+
+def test_what_is_withheld_since_it_could_not_be_looked_at_is_looked_at_again_soon() -> None:
+    text = "*filter\n:INPUT DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:INPUT_ZONES - [0:0]\nCOMMIT\n"
+    panic: Fact[Optional[Firewalld]] = Seen(Firewalld(True, panic=True))
+    for firewalld, again in ((Unseen("firewalld: no answer"), True), (panic, False)):
+        ruleset = iptables.parse(text, family=Family.IPV4, backend=Backend.IPTABLES_NFT)
+        gap = Gap("eth0", Family.IPV4, 22, ((0, 1),), ())
+        now = look(DROP)
+        now = now._replace(
+            facts=now.facts._replace(firewalld=firewalld),
+            ruleset=ruleset,
+            assessment=now.assessment._replace(gaps=(gap,)),
+        )
+        done = passes.mend(FakeHost(), Config(), Memory("i"), now, actor="command", allow_disable=False, busy=nobody)
+        assert (done.again is not None) is again and "firewalld" in done.advice[DROP.fault]

@@ -66,7 +66,7 @@ class Story:
         unseen = more.pop("unseen", ())
         facts = Facts(
             0.0, sshd, Seen(ruleset), Seen(None), Seen(None), Seen(()), Wrappers(), Seen(Network((), (), ())), Seen(()),
-            Machine(systemd=Seen(True), pressure=Seen(0.0)),
+            Machine(systemd=Seen(True), pressure=Seen(0.0), immutable=Seen(())),
         )._replace(**more)  # fmt: skip
         listeners = tuple(
             Listening(item.family, item.address, item.port)
@@ -250,6 +250,40 @@ def test_firewalld_is_asked_for_what_is_missing_only() -> None:
     assert story.typed() == ["firewall-cmd --zone=public --add-service=ssh"]
     panic = Story(rules(DROP), firewalld=Seen(firewalld._replace(panic=True)))
     assert not panic.ladder.rungs and "panic" in panic.ladder.withheld
+
+
+def test_an_owner_that_cannot_be_looked_at_keeps_what_it_made() -> None:
+    """It may be in panic mode."""
+    table = Table("inet", "firewalld", Backend.NFTABLES, {"filter_INPUT": Chain("filter_INPUT", (), "input", 10)})
+    firewalld = Ruleset((*rules(DROP).tables, table))
+    hangs = Unseen("firewalld: /run/dbus/system_bus_socket: no answer within its deadline")
+    old = rules(DROP.replace("-A", ":INPUT_ZONES - [0:0]\n-A"))
+    for ruleset in (firewalld, old):
+        withheld = Story(ruleset, firewalld=hangs, allow_disable=True).ladder
+        assert not withheld.rungs and "no answer within" in withheld.withheld and withheld.blind
+    withheld = Story(rules(UFW), ufw=Unseen("ufw: Input/output error")).ladder
+    assert not withheld.rungs and "Input/output error" in withheld.withheld and withheld.blind
+    assert Story(firewalld, firewalld=Seen(Firewalld(False))).typed(), "a table that it left behind"
+    assert Story(rules(DROP), firewalld=hangs, ufw=Unseen("ufw: Input/output error")).typed(), "none of theirs"
+
+
+def test_files_of_which_it_is_not_seen_whether_they_are_immutable_are_left() -> None:
+    unseen = Machine(systemd=Seen(True), immutable=Unseen("/etc/hosts.deny: Permission denied"))
+    public = FirewalldZone("public", ("eth0",), (), (), ())
+    decided = {Family.IPV4: wrappers.evaluate(wrappers.parse(b"", b"ALL: ALL\n"), family=Family.IPV4)}
+    read = Wrappers(Seen(b""), Seen(b"ALL: ALL\n"), Seen(True))
+    for story in (
+        Story(rules(UFW), ufw=Seen(Ufw(True, True)), machine=unseen),
+        Story(rules(DROP), firewalld=Seen(Firewalld(True, zones=(public,))), machine=unseen),
+        Story(decided=decided, wrappers=read, machine=unseen),
+    ):
+        assert not story.ladder.rungs and "immutable" in story.ladder.withheld and story.ladder.blind
+    assert Story(rules(DROP), machine=unseen).typed(), "no file is written"
+
+
+def test_a_machine_without_systemd_is_repaired() -> None:
+    machine = Machine(systemd=Seen(False), stopping=Unseen("systemd is not pid 1"), target=Seen(""), immutable=Seen(()))
+    assert Story(rules(DROP), machine=machine, firewalld=Seen(Firewalld(False))).typed()
 
 
 def test_wrappers_get_the_documents_line() -> None:
