@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Optional
 
+from . import bans
 from .assessment import Gap
-from .diagnose import BANS, FIREWALL, admitted, banned, blockers, possible
+from .diagnose import FIREWALL, admitted, banned, blockers, possible
 from .plain import NamedTuple
 from .reach import addresses, with_rule
 from .reach.question import Answer, Deciding, Reach
@@ -36,6 +37,7 @@ from .steps import Insert
 Rehearse = Callable[[Ruleset], Reach]
 
 _TCP, _ICMPV6 = 6, 58
+_NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
 #: More networks than this go into a set of their own.
 _INLINE = {Backend.NFTABLES: 256}
 _INLINE_XTABLES = 8
@@ -44,30 +46,37 @@ _ROUNDS = 12
 
 
 class Opening(NamedTuple):
-    """A rule in front of `chain`. `way`: in (to the port), out (from it), nd (neighbour discovery)."""
+    """A rule in `chain`, at `place`. `way`: in (to the port), out (from it), nd (neighbour discovery)."""
 
     backend: Backend
     family: Family
     table_family: str
     table: str
     chain: str
-    position: int
+    place: bans.Place
     way: str
     port: int
     interface: str  # "": whatever interface
     networks: Ranges  # (): whatever source
 
 
-def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone: bool) -> Optional[tuple[Opening, ...]]:
+def find(
+    gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone: bool, before: Optional[Reach] = None
+) -> Optional[tuple[Opening, ...]]:
     """The openings that together let all of `gap.wanted` pass the firewall, as the rehearsal proves; None if none do.
 
-    `alone`: the gap's interface is the only external one, so that the rule need not name it.
+    `alone`: the gap's interface is the only external one, so that the rule need not name it. `before`: who gets
+    in without the owner's rule that is rehearsed in `ruleset` already. Nobody who is banned, and did not get in, may.
     """
     answers = _answers(gap, reach)
     everyone = everybody(gap, rehearse)
     networks = restricted(gap, rehearse)
-    allowed = addresses.union(gap.wanted, addresses.complement(everyone, gap.family))
-    for answer in answers:
+    out = bans.banned(ruleset, lambda changed: _answers(gap, rehearse(changed)), gap.family)
+    wanted = addresses.subtract(gap.wanted, out)
+    if not wanted:
+        return None
+    allowed = addresses.subtract(addresses.union(wanted, addresses.complement(everyone, gap.family)), out)
+    for answer in answers if before is None else _answers(gap, before):
         allowed = addresses.union(allowed, admitted(answer))
     made: list[Opening] = []
     for _ in range(_ROUNDS):
@@ -75,7 +84,7 @@ def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone:
         walls += [
             (rule, "out" if rule.stage == "reply" else "in")
             for answer in answers
-            for rule in blockers(answer, gap.wanted, FIREWALL)
+            for rule in blockers(answer, wanted, FIREWALL)
             if not banned(rule)
         ]
         if not walls:
@@ -84,8 +93,7 @@ def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone:
         if not new:
             return None
         for opening in new:
-            label = f"{opening.table_family} {opening.table}"
-            ruleset = with_rule(ruleset, label, opening.backend, opening.chain, model(opening), opening.position)
+            ruleset = _with(ruleset, opening)
         made += new
         answers = _answers(gap, rehearse(ruleset))
         if not answers:
@@ -93,7 +101,7 @@ def find(gap: Gap, reach: Reach, ruleset: Ruleset, rehearse: Rehearse, *, alone:
     else:
         return None
     if any(addresses.subtract(admitted(answer), allowed) for answer in answers):
-        return None  # it would let in more than was asked for
+        return None  # it would let in more than was asked for, or who is banned
     return tuple(made)
 
 
@@ -116,17 +124,30 @@ def _answers(gap: Gap, reach: Reach) -> list[Answer]:
     return [a for a in reach.answers if (a.interface, a.family, a.port) == way]
 
 
+def _with(ruleset: Ruleset, opening: Opening) -> Ruleset:
+    """The ruleset with the opening in it, and with what asks the bans before it."""
+    label, position = f"{opening.table_family} {opening.table}", opening.place.position
+    rules = [*(model(opening, ban=chain) for chain in opening.place.chains), model(opening)]
+    for rule in reversed(rules):
+        ruleset = with_rule(ruleset, label, opening.backend, opening.chain, rule, position)
+    return ruleset
+
+
 def _new(
     walls: list[tuple[Deciding, str]], gap: Gap, ruleset: Ruleset, made: list[Opening], interface: str, networks: Ranges
 ) -> list[Opening]:
     new: list[Opening] = []
     for rule, way in walls:
+        side = Field.SPORT if way == "out" else Field.DPORT
+        meant = {Field.NFPROTO: _NFPROTO[gap.family], Field.L4PROTO: _TCP, side: gap.port}
         for table, chain in base_chains(ruleset, rule):
+            place = bans.place(chain, rule.backend, meant)
             opening = Opening(
-                rule.backend, gap.family, table.family, table.name, chain.name, _behind_bans(chain), way, gap.port,
+                rule.backend, gap.family, table.family, table.name, chain.name,
+                place._replace(chains=()) if way == "nd" else place, way, gap.port,
                 interface if way != "nd" else "", networks if way != "nd" else (),
             )  # fmt: skip
-            if opening not in new and not any(opening._replace(position=o.position) == o for o in made):
+            if not any(opening._replace(place=other.place) == other for other in (*new, *made)):
                 new.append(opening)
     return new
 
@@ -142,20 +163,9 @@ def base_chains(ruleset: Ruleset, rule: Deciding) -> list[tuple[Table, Chain]]:
     ]
 
 
-def _behind_bans(chain: Chain) -> int:
-    """The position (from 1) behind the jumps to bans at the head of a chain."""
-    position = 1
-    for rule in chain.rules:
-        verdicts = [item for item in rule.items if isinstance(item, Verdict)]
-        if not (verdicts and verdicts[-1].kind is Kind.JUMP and verdicts[-1].target.startswith(BANS)):
-            break
-        position += 1
-    return position
-
-
-def model(opening: Opening) -> Rule:
-    """The rule as the analysis sees it."""
-    items: list[Item] = [Test(Selector(Field.NFPROTO), ((2, 2),) if opening.family is Family.IPV4 else ((10, 10),))]
+def model(opening: Opening, *, ban: str = "") -> Rule:
+    """The rule as the analysis sees it; `ban`: that asks a chain of bans about the opening's packets."""
+    items: list[Item] = [Test(Selector(Field.NFPROTO), ((_NFPROTO[opening.family],) * 2,))]
     if opening.way == "nd":
         items += [
             Test(Selector(Field.L4PROTO), ((_ICMPV6, _ICMPV6),)),
@@ -166,44 +176,58 @@ def model(opening: Opening) -> Rule:
         inward = opening.way == "in"
         items.append(Test(Selector(Field.L4PROTO), ((_TCP, _TCP),)))
         items.append(Test(Selector(Field.DPORT if inward else Field.SPORT), port))
-        if opening.networks:
+        if opening.networks and not ban:
             items.append(Test(Selector(Field.SADDR if inward else Field.DADDR), opening.networks))
         if opening.interface:
             items.append(Name(not inward, (opening.interface,)))
-    items.append(Verdict(Kind.ACCEPT))
-    return Rule(tuple(items), "the opening", opening.position)
+    items.append(Verdict(Kind.JUMP, ban) if ban else Verdict(Kind.ACCEPT))
+    return Rule(tuple(items), "the opening", opening.place.position)
 
 
 def steps(opening: Opening) -> tuple[Insert, ...]:
-    """The step (or, for a few networks in xtables or the two types of neighbour discovery, steps) that make it."""
+    """The step (or, for a few networks in xtables, the two types of neighbour discovery, bans, steps) that make it.
+
+    The bans come first: at no time is somebody let in who is banned.
+    """
     if opening.backend is Backend.NFTABLES:
-        return (_nft(opening),)
+        return (*(_nft(opening, ban=chain) for chain in opening.place.chains), _nft(opening))
     interface = (("-i" if opening.way == "in" else "-o"), opening.interface) if opening.interface else ()
     accept = ("-j", "ACCEPT")
     if opening.way == "nd":
         types = ("neighbour-solicitation", "neighbour-advertisement")
         return tuple(_xtables(opening, ("-p", "ipv6-icmp", "--icmpv6-type", name, *accept)) for name in types)
-    port = ("--dport" if opening.way == "in" else "--sport", str(opening.port))
+    words = ("-p", "tcp", "--dport" if opening.way == "in" else "--sport", str(opening.port))
+    first, number = opening.place.position, len(opening.place.chains)
+    asked = [
+        _xtables(opening, (*interface, *words, "-j", chain))._replace(position=first + offset)
+        for offset, chain in enumerate(opening.place.chains)
+    ]
+    opening = opening._replace(place=opening.place._replace(position=first + number))
     networks = addresses.cidrs(opening.networks, opening.family)
     if len(networks) > _INLINE_XTABLES:
-        whole = _xtables(opening, (*interface, "-p", "tcp", *port, *accept))
-        return (whole._replace(networks=networks, source=opening.way == "in"),)
+        whole = _xtables(opening, (*interface, *words, *accept))
+        return (*asked, whole._replace(networks=networks, source=opening.way == "in"))
     option = "-s" if opening.way == "in" else "-d"
     where: list[tuple[str, ...]] = [(option, network) for network in networks] or [()]
-    return tuple(_xtables(opening, (*interface, *one, "-p", "tcp", *port, *accept)) for one in where)
+    return (*asked, *(_xtables(opening, (*interface, *one, *words, *accept)) for one in where))
 
 
 def _xtables(opening: Opening, spec: tuple[str, ...]) -> Insert:
-    return Insert(opening.backend, opening.table_family, opening.table, opening.chain, spec, position=opening.position)
+    place = (opening.backend, opening.table_family, opening.table, opening.chain)
+    return Insert(*place, spec, position=opening.place.position)
 
 
-def _nft(opening: Opening) -> Insert:
-    words: tuple[str, ...] = ()
-    networks = addresses.cidrs(opening.networks, opening.family)
-    inward = opening.way == "in"
+def _nft(opening: Opening, *, ban: str = "") -> Insert:
+    whole = Insert(
+        opening.backend, opening.table_family, opening.table, opening.chain, (),
+        after=opening.place.after, before=opening.place.before,
+    )  # fmt: skip
     if opening.way == "nd":
-        spec: tuple[str, ...] = ("icmpv6", "type", "{", "nd-neighbor-solicit,", "nd-neighbor-advert", "}", "accept")
-        return Insert(opening.backend, opening.table_family, opening.table, opening.chain, spec)
+        spec = ("icmpv6", "type", "{", "nd-neighbor-solicit,", "nd-neighbor-advert", "}", "accept")
+        return whole._replace(spec=spec)
+    words: tuple[str, ...] = ()
+    networks = () if ban else addresses.cidrs(opening.networks, opening.family)
+    inward = opening.way == "in"
     if opening.interface:
         words += ("iifname" if inward else "oifname", f'"{opening.interface}"')
     many = len(networks) > _INLINE[Backend.NFTABLES]
@@ -214,8 +238,5 @@ def _nft(opening: Opening) -> Insert:
         words += ("meta", "nfproto", opening.family.value)
     elif opening.table_family == "netdev":
         words += ("meta", "protocol", "ip" if opening.family is Family.IPV4 else "ip6")
-    words += ("tcp", "dport" if inward else "sport", str(opening.port), "accept")
-    return Insert(
-        opening.backend, opening.table_family, opening.table, opening.chain, words,
-        networks=networks if many else (), source=inward,
-    )  # fmt: skip
+    words += ("tcp", "dport" if inward else "sport", str(opening.port), *(("jump", ban) if ban else ("accept",)))
+    return whole._replace(spec=words, networks=networks if many else (), source=inward)

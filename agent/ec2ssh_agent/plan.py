@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Optional
 
-from . import opening, plan_sshd
+from . import bans, opening, plan_sshd
 from .assessment import Assessment, Gap
 from .config import Config
 from .diagnose import BANS, seen, shut
@@ -183,12 +183,13 @@ def _rest(gap: Gap, situation: Situation, table: str, chain: str, backend: Backe
     if situation.ruleset is None:
         return None
     networks = opening.restricted(gap, situation.rehearse)
-    rule = opening.model(opening.Opening(backend, gap.family, "", "", "", 1, "in", gap.port, "", networks))
+    rule = opening.model(opening.Opening(backend, gap.family, "", "", "", bans.Place(1), "in", gap.port, "", networks))
     if not _there(situation.ruleset, table, chain):
         return None
     ruleset = with_rule(situation.ruleset, table, backend, chain, rule, 1)
     reach = situation.rehearse(ruleset)
-    found = opening.find(gap, reach, ruleset, situation.rehearse, alone=_alone(situation))
+    before, alone = situation.assessment.reach, _alone(situation)
+    found = opening.find(gap, reach, ruleset, situation.rehearse, alone=alone, before=before)
     return None if found is None else tuple(step for item in found for step in opening.steps(item))
 
 

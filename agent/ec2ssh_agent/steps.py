@@ -53,6 +53,8 @@ class Insert(NamedTuple):
     networks: tuple[str, ...] = ()
     source: bool = True  # the networks are the packet's source (else its destination: replies)
     position: int = 1  # xtables: behind the bans that somebody put at the head of the chain
+    after: int = 0  # nft: the same, by the handle of the last of them; the rule goes behind it
+    before: int = 0  # nft: the handle of the rule that it goes in front of
 
 
 class Write(NamedTuple):
@@ -61,6 +63,7 @@ class Write(NamedTuple):
     path: str
     content: bytes
     shown: str = ""  # the command that a person would type
+    read: Optional[bytes] = None  # what the plan found there (nothing: b""): a file that changed since is left
 
 
 class Mode(NamedTuple):
@@ -128,7 +131,7 @@ XTABLES = {
 def insert_argv(step: Insert) -> Argv:
     """The command that inserts (for networks that became a set: without the set's own commands)."""
     if step.backend is Backend.NFTABLES:
-        return ("nft", "insert", "rule", step.family, step.table, step.chain, *step.spec, "comment", f'"{COMMENT}"')
+        return ("nft", *nft_place(step), *step.spec, "comment", f'"{COMMENT}"')
     tool = XTABLES[step.backend, Family.IPV6 if step.family == "ip6" else Family.IPV4]
     table = () if step.table == "filter" else ("-t", step.table)
     # `-j TARGET` comes last, as a person writes it.
@@ -147,6 +150,13 @@ def insert_argv(step: Insert) -> Argv:
         COMMENT,
         *step.spec[-2:],
     )
+
+
+def nft_place(step: Insert) -> Argv:
+    """nft(8): `add` puts a rule behind the one that `position` names, `insert` in front of it."""
+    handle = step.after or step.before
+    where = ("position", str(handle)) if handle else ()
+    return ("add" if step.after else "insert", "rule", step.family, step.table, step.chain, *where)
 
 
 def commands(step: Step) -> tuple[str, ...]:

@@ -87,10 +87,10 @@ def _started(within: Namespace, *argv: str) -> subprocess.Popen[str]:
 
 
 @contextlib.contextmanager
-def world(*, other: int = OTHER) -> Iterator[World]:
-    """`other`: the second port that something listens on."""
+def world(*, other: int = OTHER, host: Optional[Namespace] = None) -> Iterator[World]:
+    """`other`: the second port that something listens on; `host`: a namespace that is there already."""
     with contextlib.ExitStack() as stack:
-        host, client = stack.enter_context(namespace()), stack.enter_context(namespace())
+        host, client = host or stack.enter_context(namespace()), stack.enter_context(namespace())
         _wire(host, client)
         started = [_started(host, "serve", str(PORT), str(other)), _started(client)]
         try:

@@ -13,7 +13,7 @@ import shlex
 
 from ..host import HostError
 from ..reach.ruleset import Backend
-from ..steps import COMMENT, Argv, Insert, insert_argv, set_name
+from ..steps import COMMENT, Argv, Insert, insert_argv, nft_place, set_name
 from . import legacy, scaffold
 from .records import Saved, Text
 from .work import Context, StepFailed, command, substitute
@@ -108,7 +108,8 @@ class Rule:
             return
         kind, key = ("ipv6_addr", "ip6") if self.six else ("ipv4_addr", "ip")
         place = f"{step.family} {step.table} {self.set}"
-        rule = [*argv[1:6], key, *self._flag("saddr", "daddr"), f"@{self.set}", *argv[6:]]
+        rest = 1 + len(nft_place(step))
+        rule = [*argv[1:rest], key, *self._flag("saddr", "daddr"), f"@{self.set}", *argv[rest:]]
         script = [f"add set {place} {{ type {kind}; flags interval; }}"]
         script += [f"add element {place} {{ {', '.join(self._networks())} }}", " ".join(rule)]
         command(self.context, ("nft", "-f", "-"), stdin="\n".join(script).encode() + b"\n")
