@@ -31,6 +31,7 @@ class UnitState(NamedTuple):
     job: bool = False  # a job is queued or running
     since: int = 0  # InactiveExitTimestamp
     listen: tuple[str, ...] = ()  # of a socket that is not inactive: its ListenStream addresses
+    changed: int = 0  # of a service: StateChangeTimestamp, the end of a reload among others
 
 
 class Listener(NamedTuple):

@@ -2,7 +2,7 @@
 
 Known good is what a running sshd was started or reloaded with while SSH was healthy from outside, not what lies on disk
 meanwhile. sshd closes and opens its listening sockets when it starts and when it reloads, so their inodes tell: files
-are taken when the sockets are new, or when no file is younger than the unit's start.
+are taken when the sockets are new and the files are not, or when no file is younger than the start or the reload.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .host import Host, HostError
 from .memory import Memory
 from .model import Finding, Health, Severity
 from .policy import fingerprint
+from .quick import sha256
 from .reach import addresses
 from .reach.question import Outcome
 from .reach.ruleset import Family, Ranges
@@ -71,20 +72,26 @@ def _known_good(host: Host, remembered: Memory, facts: Facts) -> Memory:
     ports = seen(facts.sshd.port) or ()
     sockets = tuple(sorted(item.inode for item in listeners if item.port in ports))
     good = remembered.good
-    if (good.sockets, good.hashes) == (sockets, files):
+    if good.sockets == sockets and good.hashes == good.looked == files:
         return remembered
-    restarted = bool(good.sockets) and good.sockets != sockets
-    if not (good.hashes == files or restarted or _older_than_start(host, facts)):
+    restarted = bool(good.sockets) and good.sockets != sockets  # or reloaded, since the look before
+    known = good.hashes == files or restarted and good.looked == files
+    remembered = remembered._replace(good=good._replace(sockets=sockets, looked=files))
+    if not (known or _older_than_start(host, facts, restarted=restarted)):
         return remembered
-    return memory.learn_known_good(remembered, sshd_files(host, facts), hashes=files, sockets=sockets)
+    kept = sshd_files(host, facts)
+    if {path: sha256(content).hexdigest() for path, content in kept.items()} != dict(files):
+        return remembered  # written since they were looked at
+    return memory.learn_known_good(remembered, kept, hashes=files, sockets=sockets)
 
 
-def _older_than_start(host: Host, facts: Facts) -> bool:
-    """Whether no configuration file was written after sshd was started."""
+def _older_than_start(host: Host, facts: Facts, *, restarted: bool) -> bool:
+    """Whether no configuration file was written after sshd was started; or after it was reloaded, if it surely was."""
     unit = seen(facts.sshd.socket_unit) if not seen(facts.sshd.process) else seen(facts.sshd.unit)
     if not unit or not unit.since:
         return False
-    started = host.now() - (host.monotonic() - unit.since / 1e6) - host.suspended()  # at the earliest
+    since = max(unit.since, unit.changed) if restarted else unit.since
+    started = host.now() - (host.monotonic() - since / 1e6) - host.suspended()  # at the earliest
     try:
         written = [host.stat(path) for path, _ in seen(facts.sshd.files) or ()]
     except HostError:

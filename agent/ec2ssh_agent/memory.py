@@ -66,11 +66,12 @@ class Silence(NamedTuple):
 
 
 class Good(NamedTuple):
-    """sshd's configuration while SSH was healthy, and the listening sockets of the sshd that was started with it."""
+    """sshd's configuration while SSH was healthy, and the listening sockets at the latest look."""
 
     files: tuple[tuple[str, bytes], ...] = ()
     hashes: tuple[tuple[str, str], ...] = ()
     sockets: tuple[int, ...] = ()
+    looked: tuple[tuple[str, str], ...] = ()  # the files' hashes at the latest look, known good or not
 
 
 class Tripped(NamedTuple):
@@ -324,4 +325,4 @@ def known_good(memory: Memory) -> dict[str, bytes]:
 def learn_known_good(
     memory: Memory, files: Mapping[str, bytes], *, hashes: tuple[tuple[str, str], ...], sockets: tuple[int, ...]
 ) -> Memory:
-    return memory._replace(good=Good(tuple(sorted(files.items())), hashes, sockets))
+    return memory._replace(good=Good(tuple(sorted(files.items())), hashes, sockets, hashes))

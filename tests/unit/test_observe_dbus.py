@@ -346,6 +346,7 @@ def test_after_a_hibernation_systemd_restarts_a_killed_sshd_as_before(root: Path
         assert systemd.restarting(host) and time.monotonic() >= changed[1] / 1e6 + 0.2, "it is waited for"
         got = systemd.collect(host).service
     assert isinstance(got, Seen) and got.value
+    assert got.value.state.changed == pytest.approx(changed[1] + host.suspended() * 1e6, abs=1000)
     clock = Clock(host.now(), changed[1] / 1e6 + host.suspended() + 0.25)
     hold = held(
         memory.verdict(Memory("i-1"), unhealthy=True, boot=clock.boot - 0.4),

@@ -184,10 +184,13 @@ def _service(bus: Bus, unit: str, *, suspended: float) -> Looked:
         (_UNIT_SERVICE, "Environment", []),
         (_UNIT_SERVICE, "EnvironmentFiles", []),
         (_UNIT_SERVICE, "RuntimeDirectory", []),
+        (_UNIT, "StateChangeTimestampMonotonic", 0),
     )
     values = _properties(bus, unit, (*_COMMON, *wanted), suspended=suspended)
-    common, (result, pid, status, restart, group, start, variables, files, runtime) = values[:7], values[7:]
-    state = _state(common, result)._replace(main_pid=int(pid), exit_status=int(status), restart=restart)
+    common, (result, pid, status, restart, group, start, variables, files, runtime, changed) = values[:7], values[7:]
+    state = _state(common, result)._replace(
+        main_pid=int(pid), exit_status=int(status), restart=restart, changed=int(changed)
+    )
     return Looked(
         state,
         control_group=group,
