@@ -71,6 +71,12 @@ CASES = {
         Backend.NFTABLES, native("tcp dport 22 drop; tcp dport 22 jump f2b-sshd"), IN_CHAIN, True
     ),
 }
+# nft rules of somebody's in a table of iptables': nft opens it.
+MIXED_BAN = f"iptables-nft -I f2b-sshd -s {LATER} -j DROP"
+MIXED = "nft add rule ip filter INPUT ct state established accept"
+for ending, first, last in (("", JUMP, WALL), (", a wall first", WALL, JUMP)):
+    made = xtables("iptables-nft", LO, first, MIXED, last)
+    CASES[f"nft in iptables' table{ending}"] = Case(Backend.NFTABLES, made, MIXED_BAN)
 for variant in (Backend.IPTABLES_NFT, Backend.LEGACY):
     name = variant.value
     chain, member = f"{name} -I f2b-sshd -s {LATER} -j REJECT", f"ipset add f2b-set {LATER}"
@@ -86,10 +92,11 @@ def place() -> Iterator[World]:
 
 
 def read(place: World, backend: Backend) -> Ruleset:
-    if backend is Backend.NFTABLES:
-        return nftables.parse(nftables.load(place.sh("nft -j list ruleset").encode()))
+    tool = "iptables-nft" if backend is Backend.NFTABLES else backend.value
+    listing = place.sh("nft -j list ruleset").encode()
     sets = ipsets.parse(place.sh("ipset save"))
-    return iptables.parse(place.sh(f"{backend.value}-save"), family=Family.IPV4, backend=backend, ipsets=sets)
+    saved = iptables.parse(place.sh(f"{tool}-save"), family=Family.IPV4, backend=backend, ipsets=sets)
+    return nftables.parse(nftables.load(listing), saved=saved.tables) if backend is Backend.NFTABLES else saved
 
 
 def wanted(*, few: bool) -> Ranges:
