@@ -174,12 +174,18 @@ def _configuration(
     """The files that differ from the last known good ones are put back; without such files nothing is guessed."""
     immutable = seen(facts.machine.immutable) or ()
     # A file that is in nobody's known good set is left where it is: it may be a new drop-in that is at fault.
-    writes = tuple(Write(path, content) for path, content in sorted(known_good.items()) if current.get(path) != content)
+    writes = tuple(
+        Write(path, content, read=current.get(path))
+        for path, content in sorted(known_good.items())
+        if current.get(path) != content
+    )
     fixed = [step.path for step in writes if step.path in immutable]
     if fixed:
         return Ladder(finding, withheld=f"{fixed[0]} is immutable (chattr +i): somebody closed it on purpose")
     new = sorted(set(current) - set(known_good)) if known_good else []
-    emptied = tuple(Write(path, b"", f"truncate -s 0 {path}  # new since SSH was healthy") for path in new)
+    emptied = tuple(
+        Write(path, b"", f"truncate -s 0 {path}  # new since SSH was healthy", current[path]) for path in new
+    )
     # A configuration that does not parse is put back first; that sshd does not run is then a finding of its own, with a
     # rung of its own. One that listens in the wrong place takes effect only by a restart.
     start = (_afresh(facts),) if finding.id in _MISPLACED else _reread(facts)

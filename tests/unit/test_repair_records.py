@@ -271,6 +271,36 @@ def test_recovery_leaves_what_somebody_else_wrote() -> None:
     assert records.load(host, record.id) == closed
 
 
+def test_a_file_that_changed_since_the_plan_read_it_is_not_overwritten() -> None:
+    host = machine()
+    for read, fits in ((b"", False), (b"ALL: ALL\n", False), (b"ALL: 10.\n", True)):
+        step = ALLOW._replace(read=read)
+        if fits:
+            assert apply(host, step).state is State.APPLIED
+        else:
+            with pytest.raises(StepFailed, match="changed since it was looked at; nothing was done"):
+                apply(host, step)
+        assert (host.read("/etc/hosts.allow") == ALLOW.content) is fits
+    assert apply(host, Write("/etc/new", b"x", read=b"")).state is State.APPLIED
+
+
+class Edited(FakeHost):
+    """Somebody writes hosts.allow while the change is put on record."""
+
+    def replace(self, path: str, content: bytes, *, mode: int = 0o644, like: bool = True, sync: bool = True) -> None:
+        super().replace(path, content, mode=mode, like=like, sync=sync)
+        if path.endswith("/record.json"):
+            self.put("/etc/hosts.allow", b"sshd: 192.0.2.1 : deny\n")
+
+
+def test_a_file_that_changes_while_the_change_is_recorded_is_not_overwritten() -> None:
+    host = Edited()
+    furnish(host)
+    with pytest.raises(StepFailed, match="changed since it was saved"):
+        apply(host, ALLOW)
+    assert host.read("/etc/hosts.allow") == b"sshd: 192.0.2.1 : deny\n" and records.unfinished(host) == ()
+
+
 def test_undo_refuses_and_changes_nothing() -> None:
     host = machine()
     record = execute.close(host, apply(host, Directory("/run/sshd", 0o755), ALLOW), State.VERIFIED)

@@ -121,11 +121,15 @@ class Content:
         self.host, self.step = context.host, step
 
     def save(self) -> Saved:
-        path = resolve(self.host, self.step.path)
-        return Saved(self.host.now(), files=(capture(self.host, path),))
+        file = capture(self.host, resolve(self.host, self.step.path))
+        if self.step.read is not None and self.step.read != (file.content or b""):
+            raise StepFailed(f"{file.path}: changed since it was looked at")
+        return Saved(self.host.now(), files=(file,))
 
     def make(self, saved: Saved) -> None:
         path = saved.files[0].path
+        if unlike(capture(self.host, path), saved.files[0]):
+            raise StepFailed(f"{path}: changed since it was saved")
         try:
             self.host.replace(path, self.step.content)
         except Denied as error:
