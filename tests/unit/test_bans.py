@@ -140,12 +140,17 @@ def test_a_step_of_an_earlier_version_goes_in_front() -> None:
 @pytest.mark.parametrize(("after", "before", "words"), [(5, 0, "add rule"), (0, 5, "insert rule"), (0, 0, None)])
 def test_with_many_networks_the_rule_has_its_place_too(after: int, before: int, words: Optional[str]) -> None:
     host, ran = FakeHost(), list[Call]()
-    host.command(("nft",), lambda call: (ran.append(call), Ran(0, b"", b""))[1])
+
+    def nft(call: Call) -> Ran:
+        ran.append(call)
+        return Ran(0, b"", b"")
+
+    host.command(("nft",), nft)
     step = Insert(
         Backend.NFTABLES, "inet", "filter", "input", ("tcp", "dport", "22", "accept"), ("10.0.0.0/8",),
         after=after, before=before,
     )  # fmt: skip
-    context = Context(host, "20260101T000000-ab12", contextlib.nullcontext)
+    context = Context(host, "20260101T000000-ab12", lambda seconds: contextlib.nullcontext())
     insert.Rule(context, step).make(Saved(0.0))
     expected = f"{words} inet filter input position 5 ip saddr" if words else "insert rule inet filter input ip saddr"
     assert ran[0].stdin.decode().splitlines()[-1].startswith(expected)
