@@ -333,7 +333,13 @@ def identity(host: Host) -> str:
 
 
 def recover(host: Host, *, busy: Busy) -> tuple[str, ...]:
-    """Changes that a crash left unverified are rolled back before anything else is looked at."""
+    """Changes that a crash left unverified are rolled back before anything else is looked at.
+
+    `pause` holds for this, too: whoever paused the agent wants all left alone. `mode` does not: it does not end.
+    """
+    left = memory.paused(recall(host), _clock(host)) if execute.pending(host) else 0.0
+    if left:
+        return (f"changes that were not verified are rolled back when the pause is over, in {left:.0f} s",)
     notes: list[str] = []
     try:
         for record in execute.recover(host, note=notes.append, busy=busy):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 
 from ec2ssh_agent import administer, memory, passes
@@ -30,13 +33,16 @@ class Doomed(FakeHost):
         super().replace(path, content, mode=mode, like=like, sync=sync)
 
 
-def repaired(host: FakeHost) -> Record:
+def applied(host: FakeHost) -> Record:
     """hosts.allow, with a line of the agent's in front."""
     host.put("/etc/hosts.allow", b"ALL: 10.\n")
     host.put("/proc/sys/kernel/random/boot_id", b"b\n")
     rung = Rung("hosts-allow", "why", (Write("/etc/hosts.allow", b"sshd : ALL\nALL: 10.\n"),))
-    record = execute.apply(host, rung, finding=FINDING, actor="daemon", note=lambda text: None)
-    return execute.close(host, record, State.VERIFIED)
+    return execute.apply(host, rung, finding=FINDING, actor="daemon", note=lambda text: None)
+
+
+def repaired(host: FakeHost) -> Record:
+    return execute.close(host, applied(host), State.VERIFIED)
 
 
 @pytest.mark.parametrize("deadly", ["/etc/hosts.allow", memory.COPY, memory.PATH])
@@ -51,6 +57,23 @@ def test_undo_that_is_killed_leaves_nothing_that_the_daemon_repairs_again(deadly
     taken_back = records.load(host, record.id).state is State.UNDONE
     assert taken_back is (deadly == "/etc/hosts.allow")
     assert memory.is_silenced(passes.recall(host), record.fault) or not taken_back
+
+
+@contextlib.contextmanager
+def nobody(seconds: float) -> Iterator[None]:
+    yield
+
+
+def test_what_a_crash_left_is_rolled_back_when_the_pause_is_over() -> None:
+    host = FakeHost()
+    record = applied(host)
+    administer.pause(host, "1h")
+    (note,) = passes.recover(host, busy=nobody)
+    assert "when the pause is over, in 3600 s" in note
+    assert host.text("/etc/hosts.allow") == "sshd : ALL\nALL: 10.\n" and records.unfinished(host) == (record.id,)
+    host.advance(3600.0)
+    passes.recover(host, busy=nobody)
+    assert host.text("/etc/hosts.allow") == "ALL: 10.\n" and records.unfinished(host) == ()
 
 
 def test_undo_that_is_refused_silences_nothing() -> None:
