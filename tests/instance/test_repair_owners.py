@@ -99,6 +99,39 @@ def test_firewalld_is_switched_off_and_on_again(firewalld: Instance, enabled: bo
     assert firewalld.client.symptom() == "timeout"
 
 
+def at_run_time(made: Instance) -> bool:
+    return made.run("firewall-cmd --zone=drop --query-service=ssh", check=False).code == 0
+
+
+@pytest.mark.parametrize("administrator", [False, True])
+def test_what_firewalld_lets_in_at_run_time_is_the_administrators_or_ours(
+    firewalld: Instance, administrator: bool
+) -> None:
+    now, later = (("firewall-cmd", *where, "--zone=drop") for where in ((), ("--permanent",)))
+    add, remove, zone = "--add-service=ssh", "--remove-service=ssh", "/etc/firewalld/zones/drop.xml"
+    allow = Run(
+        ((*now, add), (*later, add)), ((*later, remove), (*now, remove)), (zone, f"{zone}.old"), (), "firewalld"
+    )
+    if administrator:
+        firewalld.run([*now, add])
+    before = firewalld.snapshot()
+    answer = applied(firewalld, allow)
+    firewalld.client.wait_ssh(20)
+    drive(firewalld, "undo", change=answer["records"][0]["id"])
+    same(firewalld, before)
+    assert at_run_time(firewalld) is administrator
+    # The eighth change is of the permanent configuration: before it the files tell nothing yet.
+    for point in (-8, *range(7, answer["count"], 4)):
+        drive(firewalld, "apply", allow, kill=point)
+        found = drive(firewalld, "recover")
+        assert found is not None and {record["state"] for record in found["records"]} <= {"undone", "failed"}
+        left = "left as it is" in str(found["records"][0]["notes"])
+        assert at_run_time(firewalld) is (administrator or left) and left is (point < 0 and not administrator)
+        if left and not administrator:
+            firewalld.run([*now, remove])
+        same(firewalld, before)
+
+
 def test_a_rule_of_ufw_is_as_before_wherever_the_agent_is_killed(ufw: Instance) -> None:
     allow = Run(
         (("ufw", "prepend", "allow", "22/tcp"),),

@@ -141,7 +141,10 @@ def test_after_a_crash_nothing_is_taken_back_that_may_be_the_administrators(step
 def test_after_a_crash_that_left_the_files_written_all_is_taken_back() -> None:
     host = Firewalld()
 
+    host.nodes[ZONE].mtime_ns -= 10**12
+
     def last(call: Call) -> Ran:
+        host.nodes[f"{ZONE}.old"] = host.nodes.pop(ZONE)  # as firewalld keeps it: with its time
         host.put(ZONE, BEFORE + SERVICE)
         raise Killed
 
@@ -151,6 +154,7 @@ def test_after_a_crash_that_left_the_files_written_all_is_taken_back() -> None:
     assert host.runtime
     (record,) = execute.recover(host)
     assert record.state is State.UNDONE and not host.runtime and host.read(ZONE) == BEFORE
+    assert not host.exists(f"{ZONE}.old")
 
 
 @pytest.mark.parametrize("step", [ALLOW, AT_RUN_TIME])

@@ -80,7 +80,7 @@ class Commands:
                 left = saved.left_files[number]
                 if unlike(now, left) and not _ours_stands(before, left, now):
                     texts.append(unlike(now, left))
-            elif not written_meanwhile(self.host, before, saved):
+            elif not written_meanwhile(self.host, before, saved) and not _backup(now, saved):
                 texts.append(unlike(now, before))
         return "\n".join(texts)
 
@@ -180,6 +180,11 @@ class Commands:
 
 def _theirs(argv: Argv) -> Text:
     return Text(_THERE, shlex.join(argv).encode())
+
+
+def _backup(now: File, saved: Saved) -> bool:
+    """Whether it holds what another of the files held before: the tool renamed that one, which keeps its time."""
+    return now.exists and any(now.content == file.content for file in saved.files)
 
 
 def _lines(file: File) -> Counter[bytes]:
