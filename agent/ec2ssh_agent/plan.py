@@ -392,7 +392,7 @@ def _wrappers(finding: Finding, situation: Situation) -> Ladder:
     lines = _lines(gaps, situation)
     content = "".join(f"{line}\n" for line in lines).encode() + (allow.value or b"")
     shown = "; ".join(f"sed -i '1i {line}' {HOSTS_ALLOW}" for line in lines)
-    step = Write(HOSTS_ALLOW, content, shown)
+    step = Write(HOSTS_ALLOW, content, shown, allow.value or b"")
     return Ladder(
         finding, (Rung("hosts-allow", "the document's line in front of hosts.allow", (step,), finding.document),)
     )

@@ -26,6 +26,7 @@ _MISPLACED = ("sshd-not-listening-outside", "sshd-other-port")
 # Runs systemd's generators, Ubuntu's among them, which writes the socket's addresses from sshd's configuration.
 _REREAD = ("systemctl", "daemon-reload")
 _BUSY = ("activating", "deactivating", "reloading")
+_UNITS_UNSEEN = "sshd's units could not be looked at"
 
 
 def ladder(
@@ -34,7 +35,7 @@ def ladder(
     """The rungs for a finding about sshd, or why there are none."""
     reason = _WITHHELD.get(finding.id) or _hands_off(facts, config)
     if reason:
-        return Ladder(finding, withheld=reason)
+        return Ladder(finding, withheld=reason, blind=reason.startswith(_UNITS_UNSEEN))
     if finding.id == "sshd-not-running":
         return Ladder(finding, (_rung("start", "the document's step: sshd is started", (_start(facts),)),))
     if finding.id == "sshd-hung":
@@ -50,7 +51,7 @@ def _hands_off(facts: Facts, config: Config) -> str:
     if seen(facts.machine.systemd):
         for fact in (facts.sshd.unit, facts.sshd.socket_unit):
             if isinstance(fact, Unseen):
-                return f"sshd's units could not be looked at ({fact.reason})"
+                return f"{_UNITS_UNSEEN} ({fact.reason})"
         if not any(unit and unit.name for unit in (seen(facts.sshd.unit), seen(facts.sshd.socket_unit))):
             return "systemd has no unit of sshd's"
     for unit in (seen(facts.sshd.unit), seen(facts.sshd.socket_unit)):

@@ -294,6 +294,7 @@ def test_wrappers_get_the_documents_line() -> None:
     assert story.typed() == ["sed -i '1i sshd2 sshd : ALL: allow' /etc/hosts.allow"]
     step = story.ladder.rungs[0].steps[0]
     assert isinstance(step, Write) and step.content == b"sshd2 sshd : ALL: allow\n# old\n"
+    assert step.read == b"# old\n"
 
 
 def test_a_dead_sshd_is_reset_and_started() -> None:
@@ -308,7 +309,10 @@ def test_what_was_done_on_purpose_is_left() -> None:
     forbidden = Story(sshd=DOWN._replace(forbidden=Seen(True)))
     assert forbidden.ids == ["sshd-forbidden"] and not forbidden.ladder.rungs
     working = UnitState("ssh.service", "loaded", "activating", "start-pre", "enabled")
-    assert "systemd is at work" in Story(sshd=DOWN._replace(unit=Seen(working))).ladder.withheld
+    ladder = Story(sshd=DOWN._replace(unit=Seen(working))).ladder
+    assert "systemd is at work" in ladder.withheld and not ladder.blind
+    ladder = Story(sshd=DOWN._replace(unit=Unseen("D-Bus: timed out"))).ladder
+    assert "timed out" in ladder.withheld and ladder.blind
 
 
 @pytest.mark.parametrize("sub", ["auto-restart", "auto-restart-queued"])
