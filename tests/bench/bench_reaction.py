@@ -7,10 +7,10 @@ Needs root and the Python of tests/run.sh. The faults are those of tests/instanc
 in its own namespace starts a connection every 20 ms and gives each 100 ms. The time runs from just before the command
 that breaks SSH (of a hung sshd: from the start of the first connection that queues) to the start of the first
 connection after the last that failed. Prints, for each fault, median and worst in ms, and the median of what that
-command took itself. The bound of ufw and firewalld is made of it, run by run, for it takes 250 to 950 ms: the largest
-share of that bound is printed, and what the command takes `alone`, before each run once with the agent stopped, beside
-the same connections, which shows whether the agent slows it. Before each run the instance is whole, and the daemon has
-made no pass for 1.2 s. The runs go round the faults; after M minutes no other run begins.
+command took itself; of ufw and firewalld also what it takes `alone`, before each run once with the agent stopped,
+beside the same connections. The median of that makes their bound; the share of it that the worst run took is printed.
+Before each run the instance is whole, and the daemon has made no pass for 1.2 s. The runs go round the faults; after M
+minutes no other run begins.
 
 `killed-alone`, to be asked for, is `killed` while the agent is stopped: what systemd needs by itself, in the same
 instance. Its timers may be late by up to 250 ms, so that takes many runs.
@@ -155,10 +155,6 @@ class Run(NamedTuple):
     command: float  # that breaks SSH
     alone: float  # an owner's command where nobody repairs, a moment before
 
-    def share(self) -> float:
-        """Of what ufw and firewalld have: 1.5 times the command and 250 ms."""
-        return self.reaction / (1.5 * self.command + 0.25)
-
 
 class Bench:
     """An instance with somebody who mends it."""
@@ -259,7 +255,8 @@ def _row(fault: Fault, found: Sequence[Run]) -> str:
     row = f"| {fault.name} | {statistics.median(reactions):.0f} | {max(reactions):.0f}"
     row += f" | {statistics.median(commands):.0f}"
     if any(alone):
-        row += f" | {statistics.median(alone):.0f} | {max(run.share() for run in found):.0%}"
+        bare = statistics.median(alone)
+        row += f" | {bare:.0f} | {max(reactions) / (1.5 * bare + 250):.0%}"
     else:
         row += " | | "
     return f"{row} | {len(found)} |"
