@@ -8,13 +8,13 @@ import os
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from . import codec, document, learn, memory, passes, publish, withdraw
+from . import codec, document, learn, memory, passes, policy, publish, withdraw
 from .config import FILE, Config, load, restored
 from .diagnose import seen
 from .facts import Facts, Machine, Sshd
 from .host import Host, HostError, NotFound, TooLarge
 from .model import ConfigError, Finding, Seen, Severity, Symptom
-from .observe import PROBE, systemd
+from .observe import PROBE, instance, systemd
 from .passes import Done
 from .plain import say
 from .repair import execute
@@ -133,40 +133,34 @@ def _mend(host: Host, config: Config, remembered: memory.Memory, wake: Wake, *, 
         )
 
     def again(done: Done) -> Done:
+        await_owners(host)
         return mend(done.memory, passes.look(host, config, done.memory, probe=probe))
 
-    def over(done: Done) -> bool:
-        return bool(done.records) or done.again is None or channel.stopping() or execute.pending(host)
-
-    def settled(done: Done, took: float) -> Done:
-        nap = done.again or 0.0
-        if over(done) or done.until or nap > _NAP:
-            return done
-        done = passes.keep(host, done)
-        # The second look is to end when the time to settle does: that adds no more than itself.
-        host.sleep(max(0.0, nap - took))
-        done = again(done)
-        if done.records or done.until or done.again is None or done.again > took:
-            return done
-        host.sleep(done.again)
-        stale = channel.generation() != (seen(done.look.facts.generation) or 0)
-        return again(done) if stale else mend(done.memory, done.look)
-
+    await_owners(host)
     began = host.monotonic()
     now = passes.look(host, config, remembered, probe=probe)
     took = host.monotonic() - began
-    done = settled(mend(remembered, now), took)
-    while done.until and not over(done) and host.monotonic() - began < _NAP:
-        done = passes.keep(host, done)
-        await_end(host, done.until)
-        done = again(done)
-    return done
+    done = mend(remembered, now)
+    nap = done.again
+    if done.records or nap is None or nap > _NAP or channel.stopping() or execute.pending(host):
+        return done
+    done = passes.keep(host, done)
+    # The second look is to end when the time to settle does: that adds no more than itself.
+    host.sleep(max(0.0, nap - took))
+    done = again(done)
+    if done.records or done.again is None or done.again > took:
+        return done
+    host.sleep(done.again)
+    stale = channel.generation() != (seen(done.look.facts.generation) or 0)
+    return again(done) if stale else mend(done.memory, done.look)
 
 
-def await_end(host: Host, pids: tuple[int, ...]) -> None:
-    """The end of all these, _OWNERS seconds at most: a look at once after it meets their rules whole."""
+def await_owners(host: Host) -> None:
+    """The end of ufw and firewall-cmd, if they are at work, _OWNERS seconds at most. Before it their rules are half of
+    what they will be, and a look would only make them slower."""
+    at_work = policy.owners(instance.busy(host))
     end = host.monotonic() + _OWNERS
-    while host.monotonic() < end and any(host.exists(f"/proc/{pid}") for pid in pids):
+    while host.monotonic() < end and not channel.stopping() and any(host.exists(f"/proc/{pid}") for pid in at_work):
         host.sleep(_ENDED)
 
 

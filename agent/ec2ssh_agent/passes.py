@@ -56,7 +56,6 @@ class Done(NamedTuple):
     records: tuple[Record, ...] = ()
     advice: dict[str, str] = {}
     again: Optional[float] = None  # seconds until another pass is wanted
-    until: tuple[int, ...] = ()  # processes for whose end a repair waits
     notes: tuple[str, ...] = ()
 
 
@@ -126,7 +125,6 @@ def mend(
     tried: set[tuple[str, str]] = set()
     counted: set[str] = set()  # a ladder is one attempt, whatever its height
     again: Optional[float] = None
-    until: tuple[int, ...] = ()
     while not stopping():
         chosen: Optional[tuple[Ladder, Rung]] = None
         for ladder in ladders(host, config, remembered, now, allow_disable=allow_disable):
@@ -138,7 +136,7 @@ def mend(
             elif hold:
                 dry = rung and config.repair_mode == "dry-run" and actor == "daemon"
                 advice[fault] = f"{hold.why}; {_would(ladder)}" if dry else hold.why
-                again, until = sooner(again, hold.seconds), until or hold.until
+                again = sooner(again, hold.seconds)
             elif not rung:
                 advice[fault] = advice.get(fault) or ladder.withheld or "what the agent tried did not help"
                 again = sooner(again, _BLIND if ladder.blind else None)
@@ -172,7 +170,7 @@ def mend(
         again = sooner(again, _RETRY)
     elif made:
         again = sooner(again, _VERIFY)
-    return Done(now, remembered, tuple(made), advice, again, until)
+    return Done(now, remembered, tuple(made), advice, again)
 
 
 def sooner(one: Optional[float], other: Optional[float]) -> Optional[float]:
@@ -343,7 +341,10 @@ def recover(host: Host, *, busy: Busy) -> tuple[str, ...]:
     notes: list[str] = []
     try:
         for record in execute.recover(host, note=notes.append, busy=busy):
-            notes.append(f"{record.id} ({record.finding}) was rolled back: the agent ended before it was verified")
+            if record.state is State.UNDONE:
+                notes.append(f"{record.id} ({record.finding}) was rolled back: the agent ended before it was verified")
+            elif record.state is State.FAILED:
+                notes.append(f"{record.id} ({record.finding}) was not rolled back whole: {record.notes[-1]}")
     except (HostError, records.BadRecord) as error:
         notes.append(f"changes that were not verified cannot be rolled back: {error}")
     return tuple(notes)

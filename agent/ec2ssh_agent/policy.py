@@ -10,7 +10,7 @@ from .config import Config
 from .diagnose import seen
 from .facts import Facts
 from .memory import Clock, Memory
-from .model import Finding
+from .model import Fact, Finding
 from .plain import NamedTuple
 from .supervise.watch import RESTART
 
@@ -19,20 +19,16 @@ PATIENCE = 30.0
 _LOOK_AGAIN = 0.25
 #: One run of these is one whole change: with its end the rules are what somebody wanted. A script of many iptables
 #: commands is between two of them most of the time.
-_WHOLE = re.compile(r"(?:ufw|firewall-cmd) \((\d+)\)")
+_OWNER = re.compile(r"(?:ufw|firewall-cmd) \((\d+)\)")
 #: Where a rule or a line stands, in diagnose.py's evidence.
 _PLACE = re.compile(r" (?:rule|line) \d+(?=:)")
 
 
 class Hold(NamedTuple):
-    """Why nothing is repaired now, and in how many seconds it is worth another look (None: when something changes).
-
-    `until`: processes; as soon as they all have ended, it is worth one.
-    """
+    """Why nothing is repaired now, and in how many seconds it is worth another look (None: when something changes)."""
 
     why: str
     seconds: Optional[float] = None
-    until: tuple[int, ...] = ()
 
 
 def hold(
@@ -71,12 +67,17 @@ def _settling(config: Config, remembered: Memory, facts: Facts, clock: Clock) ->
         return Hold("it may pass: waiting for it to settle", config.repair_settle - age)
     busy = seen(facts.machine.busy)
     if busy and age < PATIENCE:
-        owners = tuple(int(match[1]) for match in map(_WHOLE.fullmatch, busy) if match)
-        return Hold(f"{', '.join(busy)} is at work", _LOOK_AGAIN, owners)
+        return Hold(f"{', '.join(busy)} is at work", _LOOK_AGAIN)
     users = seen(facts.machine.users)
     if users and age < config.repair_grace:
         return Hold(f"an administrator is logged in; waiting {_span(config.repair_grace)}", config.repair_grace - age)
     return None
+
+
+def owners(busy: Fact[tuple[str, ...]]) -> tuple[int, ...]:
+    """Of what is at work (facts.Machine.busy) the pids of those whose end makes their change whole."""
+    programs = seen(busy)
+    return tuple(int(match[1]) for match in map(_OWNER.fullmatch, programs or ()) if match)
 
 
 def fingerprint(finding: Finding) -> str:

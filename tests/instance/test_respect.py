@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import NamedTuple
 
 import pytest
@@ -176,6 +177,21 @@ def test_a_script_that_shuts_the_door_for_a_moment_is_let_finish() -> None:
         saved = [line for line in made.run("iptables-save -t filter").out.splitlines() if line.startswith("-A INPUT")]
         assert len(saved) == 63 and saved[-1].endswith("--dport 22 -j ACCEPT")
         assert made.client.ssh().ok
+
+
+def test_ufw_that_waits_for_an_answer_is_waited_for_but_not_for_ever() -> None:
+    """Half a minute is left to the administrator at its prompt; then SSH comes first."""
+    with boot(config=DAEMON) as made:
+        wait_baseline(made)
+        made.run("systemd-run -q --unit asks sh -c 'sleep 600 | ufw reset'")
+        wait_for("its question", lambda: made.run("pgrep -x ufw", check=False).code == 0, 10)
+        began = time.monotonic()
+        made.run("iptables -A INPUT -p tcp --dport 22 -j DROP")
+        wait_for("the reason", lambda: bool(re.search(r"ufw \(\d+\) is at work", made.agent("status").out)), 10)
+        made.client.wait_ssh(60)
+        assert 25 < time.monotonic() - began < 40
+        assert made.run("pgrep -x ufw", check=False).code == 0, "it was not ended"
+        made.run("systemctl stop asks.service")
 
 
 @pytest.mark.parametrize("owner", ["ufw", "firewalld"])
