@@ -76,6 +76,23 @@ def test_what_a_crash_left_is_rolled_back_when_the_pause_is_over() -> None:
     assert host.text("/etc/hosts.allow") == "ALL: 10.\n" and records.unfinished(host) == ()
 
 
+@pytest.mark.parametrize("state", [State.UNDONE, State.FAILED, State.APPLIED])
+def test_only_what_was_rolled_back_is_said_to_be(state: State) -> None:
+    host = FakeHost()
+    applied(host)
+    if state is State.FAILED:
+        host.put("/etc/hosts.allow", b"sshd: 192.0.2.\n")
+    if state is State.APPLIED:
+        host.denied = {"/etc/hosts.allow"}
+    (note,) = passes.recover(host, busy=nobody)
+    said = {
+        State.UNDONE: "was rolled back",
+        State.FAILED: "was not rolled back whole",
+        State.APPLIED: "not rolled back:",
+    }
+    assert said[state] in note and bool(records.unfinished(host)) is (state is State.APPLIED)
+
+
 def test_undo_that_is_refused_silences_nothing() -> None:
     host = FakeHost()
     record = repaired(host)

@@ -215,7 +215,7 @@ class Loop:
     def _ended(self, made: Pass, now: float) -> None:
         full, cost = not FULL.isdisjoint(made.wake.reasons), made.cost
         if made.watch and made.watch.busy:
-            self._changers = {**dict.fromkeys(made.wake.by, 0), **self._changers}
+            self._take_back(made.wake)
             self._schedule.put_off(now, cost=cost, reasons=made.wake.reasons)
             self._notifier.status(made.watch.status)
             self._put_off += 1
@@ -241,9 +241,13 @@ class Loop:
         self._trouble = trouble
         say(trouble)
         self._mark(trouble)
-        self._changers = {**dict.fromkeys(wake.by, 0), **self._changers}
+        self._take_back(wake)
         self._schedule.crashed(now, cost=cost, reasons=wake.reasons)
         self._published(wake, f"{trouble}; it will be made again")
+
+    def _take_back(self, wake: Wake) -> None:
+        """Who changed the rules is for the next pass to say."""
+        self._changers = {**dict.fromkeys(wake.by, 0), **self._changers}
 
     def _mark(self, trouble: str) -> None:
         """What the last good pass saw must not look like what is true now: `status` reads this file."""
