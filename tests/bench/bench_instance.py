@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT / "tests" / "instance"))
 import monit  # noqa: E402
 from bench_reach import services  # noqa: E402
 from bench_reaction import CONFIG, Trial  # noqa: E402
+from started import Started  # noqa: E402
 
 from daemon import wait_baseline  # noqa: E402
 from harness import SERVER4, Instance, boot, wait_for  # noqa: E402
@@ -133,16 +134,20 @@ def idle(seconds: float) -> None:
 def _watched(made: Instance, name: str, process: Process, seconds: float) -> None:
     watched = Path(f"/proc/{made._init}/root/run/ec2ssh-agent/status.json")
     pids, since, cpu, seen = int(made.run(LAST).out), time.time(), process.cpu, watched.stat().st_mtime_ns
+    told = Started(made)
     passes, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.25)
         if name == "agent" and (now := watched.stat().st_mtime_ns) != seen:
             passes, seen = passes + 1, now
     share = (process.cpu - cpu) / seconds
+    told.close()
     started = int(made.run(LAST).out) - pids
+    by = ", ".join(f"{number} by {program}" for program, number in told.by.most_common())
     lines, own = (int(made.run(command % since).out) for command in (BANNERS, OWN))
-    print(f"{name}, idle {seconds:.0f} s: {share:.3%} of one core; {passes} passes, {started} processes started in the "
-          f"instance (of which the bench: 2), {lines} lines of sshd's, {own} of the agent's", flush=True)  # fmt: skip
+    print(f"{name}, idle {seconds:.0f} s: {share:.3%} of one core; {passes} passes, {lines} lines of sshd's, {own} of "
+          f"the agent's; {started} pids given in the instance (two to the bench), {told.below(process.pid)} processes "
+          f"started by {name}; in all {by or 'none'}", flush=True)  # fmt: skip
 
 
 def rules(seconds: float) -> None:
