@@ -26,10 +26,11 @@ from .supervise.watch import RESTARTING, Wake, WatchList, default
 _GOOD = f"{publish.STATE}/config.json"
 #: A settling fault is waited for within the pass, if it is not longer than this (seconds).
 _NAP = 2.0
-_OWNERS = 1.0  # seconds that the end of an owner's tool is waited for within the pass; most are done by then
+_OWNERS = 1.0  # seconds that the end of an owner's tool is waited for before a look; most are done by then
 _ENDED = 0.01  # seconds between two looks whether it has ended
 _HUNG_PROBE = 1.2  # seconds
 _UNSURE = 10.0  # seconds until sshd is asked again
+_RULES = frozenset(("ruleset", "legacy", "ufw", "firewalld", "verify"))  # an owner's tool may be at work
 _OFTEN = frozenset(("ruleset", "legacy", "network"))  # what other programs may change all the time
 
 
@@ -133,10 +134,11 @@ def _mend(host: Host, config: Config, remembered: memory.Memory, wake: Wake, *, 
         )
 
     def again(done: Done) -> Done:
-        await_owners(host)
+        await_end(host, policy.owners(done.look.facts.machine.busy))
         return mend(done.memory, passes.look(host, config, done.memory, probe=probe))
 
-    await_owners(host)
+    if not _RULES.isdisjoint(wake.reasons):
+        await_end(host, _owners(host))
     began = host.monotonic()
     now = passes.look(host, config, remembered, probe=probe)
     took = host.monotonic() - began
@@ -151,16 +153,23 @@ def _mend(host: Host, config: Config, remembered: memory.Memory, wake: Wake, *, 
     if done.records or done.again is None or done.again > took:
         return done
     host.sleep(done.again)
-    stale = channel.generation() != (seen(done.look.facts.generation) or 0)
+    facts = done.look.facts
+    stale = seen(facts.machine.busy) or channel.generation() != (seen(facts.generation) or 0)
     return again(done) if stale else mend(done.memory, done.look)
 
 
-def await_owners(host: Host) -> None:
-    """The end of ufw and firewall-cmd, if they are at work, _OWNERS seconds at most. Before it their rules are half of
-    what they will be, and a look would only make them slower."""
-    at_work = policy.owners(instance.busy(host))
+def _owners(host: Host) -> tuple[int, ...]:
+    try:
+        return policy.owners(instance.busy(host))
+    except HostError:
+        return ()  # the look says so
+
+
+def await_end(host: Host, owners: tuple[int, ...]) -> None:
+    """The end of these, ufw and firewall-cmd at work, _OWNERS seconds at most. Before it their rules are half of what
+    they will be, and a look would only make them slower."""
     end = host.monotonic() + _OWNERS
-    while host.monotonic() < end and not channel.stopping() and any(host.exists(f"/proc/{pid}") for pid in at_work):
+    while not channel.stopping() and host.monotonic() < end and any(instance.works_here(host, pid) for pid in owners):
         host.sleep(_ENDED)
 
 

@@ -67,6 +67,7 @@ def test_a_firewall_tool_at_work_is_waited_for_but_not_for_ever() -> None:
 def test_with_the_end_of_an_owners_tool_its_change_is_whole() -> None:
     assert policy.owners(Seen(("ufw (12)", "iptables (13)", "firewall-cmd (14)", "python3 (15)"))) == (12, 14)
     assert policy.owners(Seen(("iptables (13)", "apt-get (16)"))) == (), "another may follow"
+    assert policy.owners(Unseen("/proc")) == ()
 
 
 def test_the_end_of_an_owners_tool_is_seen_at_once_and_not_waited_for_for_ever() -> None:
@@ -74,20 +75,16 @@ def test_the_end_of_an_owners_tool_is_seen_at_once_and_not_waited_for_for_ever()
         def sleep(self, seconds: float) -> None:
             super().sleep(seconds)
             if len(self.slept) == 3:
-                self.remove("/proc/12/comm")
                 self.remove("/proc/12/status")
                 self.rmdir("/proc/12")
 
     root = b"Uid:\t0\t0\t0\t0\n"
-    host = Working({"/proc/12/comm": b"ufw\n", "/proc/12/status": root, "/proc/13/comm": b"iptables\n"})
-    daemon.await_owners(host)
+    host = Working({"/proc/12/status": root})
+    daemon.await_end(host, (11, 12))
     assert len(host.slept) == 3 and sum(host.slept) < 0.1
-    host.put("/proc/11/comm", b"firewall-cmd\n")
-    daemon.await_owners(host)
-    assert len(host.slept) == 3, "an ordinary user's changes nothing"
     host.put("/proc/11/status", root)
     began = host.monotonic()
-    daemon.await_owners(host)
+    daemon.await_end(host, (11, 12))
     assert 0.9 < host.monotonic() - began < 1.2
 
 
