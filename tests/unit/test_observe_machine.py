@@ -68,6 +68,9 @@ def test_what_others_call_their_programs_holds_up_nothing() -> None:
     process(host, 42, "apt", real=1000, uid=1000)
     process(host, 43, "python3", b"python3\0AnsiballZ_x\0", real=65534, uid=65534)
     process(host, 44, "apt", real=1000)  # a link to su, which waits for a password
+    process(host, 45, "ufw")  # a link to sudo, which waits for what it was let run
+    host.put("/usr/bin/sudo", mode=0o4755)
+    host.link("/proc/45/exe", "/usr/bin/sudo")
     assert instance.busy(host) == Seen((), "/proc")
 
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
 
@@ -48,6 +49,7 @@ _AT_WORK = re.compile(
     rb"(?:^|/)unattended-upgrade(?:\0|$)|/cloud-init\0|/ufw\0|/firewall-cmd\0|^(?:[^\0]*/)?nft\0"
 )
 _ROOT = re.compile(rb"^Uid:\t0\t0\t", re.M)
+_ENDED = re.compile(rb"^State:\t[ZX]", re.M)
 _RESTING = re.compile(rb"--daemonize|-i\0\d+|--interval|unattended-upgrade-shutdown|\0monitor(?:\0|$)")
 
 
@@ -130,21 +132,32 @@ def busy(host: Host) -> Fact[tuple[str, ...]]:
     for process in _processes(host):
         any_seen = True
         known = _TOOLS.fullmatch(process.name) or (_ASK.fullmatch(process.name) and _at_work(host, process.pid))
-        if known and _of_root(host, process.pid):
+        if known and works_here(host, process.pid):
             found.append(f"{process.name} ({process.pid})")
     return Seen(tuple(found), "/proc") if any_seen else Unseen("/proc shows no process")
 
 
-def _of_root(host: Host, pid: int) -> bool:
-    """Others change no rules and install nothing; and whoever calls a program `apt` must not hold up repairs.
+def works_here(host: Host, pid: int) -> bool:
+    """Whether it is root's, has not ended, and is in this network namespace: others change no rules, and install
+    nothing that matters here; and whoever calls a program `apt` must not hold up repairs.
 
     The real and the effective user: a set-user-ID program runs by whatever name an ordinary user links it to, and
-    /proc/PID itself belongs to root where a process is not dumpable. Source: proc_pid_status(5).
+    /proc/PID itself belongs to root where a process is not dumpable. sudo becomes root altogether, and waits so for
+    what it runs. What nobody has waited for keeps its name. Source: proc_pid_status(5), proc_pid_exe(5), namespaces(7).
     """
     try:
-        return bool(_ROOT.search(host.read(f"/proc/{pid}/status")))
+        status = host.read(f"/proc/{pid}/status")
     except HostError:
         return False  # it has ended meanwhile
+    if not _ROOT.search(status) or _ENDED.search(status):
+        return False
+    try:
+        program = host.stat(f"/proc/{pid}/exe")
+        if program and program.mode & stat.S_ISUID:
+            return False
+        return host.readlink(f"/proc/{pid}/ns/net") == host.readlink("/proc/self/ns/net")
+    except HostError:
+        return True  # who is not root does not see that of another
 
 
 def _at_work(host: Host, pid: int) -> bool:
