@@ -341,10 +341,11 @@ def recover(host: Host, *, busy: Busy) -> tuple[str, ...]:
     notes: list[str] = []
     try:
         for record in execute.recover(host, note=notes.append, busy=busy):
-            if record.state is State.UNDONE:
-                notes.append(f"{record.id} ({record.finding}) was rolled back: the agent ended before it was verified")
-            elif record.state is State.FAILED:
-                notes.append(f"{record.id} ({record.finding}) was not rolled back whole: {record.notes[-1]}")
+            what = f"{record.id} ({record.finding}), not verified when the agent ended"
+            if execute.given_up(record):
+                notes.append(f"{what}: given up; `undo` can still take it back")
+            elif not record.state.unfinished:  # else it was noted why not
+                notes.append(f"{what}: {'; '.join(record.notes)}")
     except (HostError, records.BadRecord) as error:
         notes.append(f"changes that were not verified cannot be rolled back: {error}")
     return tuple(notes)

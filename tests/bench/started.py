@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 from pathlib import Path
+from typing import Optional
 
 from harness import Instance
 
@@ -21,12 +22,13 @@ _FORK = 1
 
 
 class Started:
-    """`by` counts them by the name of the program that forked, until closed. `of` counts those below one process."""
+    """`by` counts them by the name of the program that forked, until closed; those below one process counts `below`."""
 
     def __init__(self, made: Instance) -> None:
         self._namespace = os.readlink(f"/proc/{made._init}/ns/pid")
         self._parents: list[tuple[int, int]] = []
         self.by: collections.Counter[str] = collections.Counter()
+        self._failed: Optional[OSError] = None
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _CONNECTOR)
         self._socket.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE: none is to be lost
         self._socket.bind((0, _PROC))
@@ -40,6 +42,8 @@ class Started:
         self._closed.set()
         self._thread.join()
         self._socket.close()
+        if self._failed:
+            raise self._failed
 
     def below(self, pid: int) -> int:
         """How many were started by this process, or by what it started; pids as this machine counts them."""
@@ -56,6 +60,9 @@ class Started:
                 data = self._socket.recv(1 << 16)
             except socket.timeout:
                 continue
+            except OSError as error:  # ENOBUFS: some were lost
+                self._failed = error
+                return
             what, _, _, _, parent, child, process = _EVENT.unpack_from(data, 36)
             if what == _FORK and child == process:  # else a thread
                 self._started(parent, child)
@@ -72,4 +79,4 @@ class Started:
             self.by[name] += 1
             self._parents.append((parent, child))
             return
-        self.by["what has ended"] += 1
+        self.by["what had ended, here or elsewhere"] += 1

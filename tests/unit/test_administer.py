@@ -86,8 +86,8 @@ def test_only_what_was_rolled_back_is_said_to_be(state: State) -> None:
         host.denied = {"/etc/hosts.allow"}
     (note,) = passes.recover(host, busy=nobody)
     said = {
-        State.UNDONE: "was rolled back",
-        State.FAILED: "was not rolled back whole",
+        State.UNDONE: "rolled back at the next start",
+        State.FAILED: "left as it is",
         State.APPLIED: "not rolled back:",
     }
     assert said[state] in note and bool(records.unfinished(host)) is (state is State.APPLIED)

@@ -222,6 +222,7 @@ class Loop:
             if self._put_off >= _PUT_OFF:
                 self._mark(made.watch.status)
         elif made.watch and made.watch.patient:
+            self._take_back(made.wake)
             self._patient = now + RESTART
             self._schedule.ended(now, cost=0.0, interval=self._list.interval, again=RESTART, full=False)
         elif made.watch:
