@@ -26,8 +26,8 @@ from .supervise.watch import RESTARTING, Wake, WatchList, default
 _GOOD = f"{publish.STATE}/config.json"
 #: A settling fault is waited for within the pass, if it is not longer than this (seconds).
 _NAP = 2.0
-_OWNERS = 1.0  # seconds that the end of an owner's tool is waited for before a look; most are done by then
-_ENDED = 0.01  # seconds between two looks whether it has ended
+_OWNERS = 2.0  # seconds that the end of an owner's tools is waited for before a look; most are done by then
+_ENDED = 0.01  # seconds between two looks whether they have ended
 _HUNG_PROBE = 1.2  # seconds
 _UNSURE = 10.0  # seconds until sshd is asked again
 _RULES = frozenset(("ruleset", "legacy", "ufw", "firewalld", "verify"))  # an owner's tool may be at work
@@ -166,11 +166,14 @@ def _owners(host: Host) -> tuple[int, ...]:
 
 
 def await_end(host: Host, owners: tuple[int, ...]) -> None:
-    """The end of these, ufw and firewall-cmd at work, _OWNERS seconds at most. Before it their rules are half of what
-    they will be, and a look would only make them slower."""
+    """The end of these, ufw and firewall-cmd at work, and of those that a script runs after them, _OWNERS seconds at
+    most. Before it their rules are half of what they will be, and a look would only make them slower."""
     end = host.monotonic() + _OWNERS
-    while not channel.stopping() and host.monotonic() < end and any(instance.works_here(host, pid) for pid in owners):
+    while owners and host.monotonic() < end and not channel.stopping():
         host.sleep(_ENDED)
+        if not any(instance.works_here(host, pid) for pid in owners):
+            host.sleep(_ENDED)  # the next one is there by then
+            owners = _owners(host)
 
 
 def _who(host: Host, pid: int, program: str) -> str:

@@ -193,7 +193,7 @@ def test_ufw_that_waits_for_an_answer_is_waited_for_but_not_for_ever() -> None:
             passes.add(made.run("stat -c %y /run/ec2ssh-agent/status.json").out)
             time.sleep(0.2)
         made.client.wait_ssh(60)
-        assert 25 < time.monotonic() - began < 40 and 2 <= len(passes) <= 9, sorted(passes)
+        assert 25 < time.monotonic() - began < 40 and len(passes) <= 9, sorted(passes)
         assert made.run("pgrep -x ufw", check=False).code == 0, "it was not ended"
         made.run("systemctl stop asks.service")
 

@@ -81,11 +81,28 @@ def test_the_end_of_an_owners_tool_is_seen_at_once_and_not_waited_for_for_ever()
     root = b"Uid:\t0\t0\t0\t0\n"
     host = Working({"/proc/12/status": root})
     daemon.await_end(host, (11, 12))
-    assert len(host.slept) == 3 and sum(host.slept) < 0.1
+    assert len(host.slept) == 4 and sum(host.slept) < 0.1
     host.put("/proc/11/status", root)
     began = host.monotonic()
     daemon.await_end(host, (11, 12))
-    assert 0.9 < host.monotonic() - began < 1.2
+    assert 1.9 < host.monotonic() - began < 2.2
+
+
+def test_a_scripts_next_command_is_waited_for_as_well() -> None:
+    class Script(FakeHost):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            for pid, begins, ends in ((12, 0, 3), (14, 4, 8)):
+                if len(self.slept) == begins:
+                    self.put(f"/proc/{pid}/comm", b"ufw\n")
+                    self.put(f"/proc/{pid}/status", b"Uid:\t0\t0\t0\t0\n")
+                if len(self.slept) == ends:
+                    self.remove(f"/proc/{pid}/comm")
+                    self.remove(f"/proc/{pid}/status")
+
+    host = Script({"/proc/12/comm": b"ufw\n", "/proc/12/status": b"Uid:\t0\t0\t0\t0\n"})
+    daemon.await_end(host, (12,))
+    assert len(host.slept) == 9 and sum(host.slept) < 0.1
 
 
 def test_pause_holds_everybody_back_and_ends_by_itself() -> None:
