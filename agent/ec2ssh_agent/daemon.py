@@ -138,7 +138,7 @@ def _mend(host: Host, config: Config, remembered: memory.Memory, wake: Wake, *, 
         return mend(done.memory, passes.look(host, config, done.memory, probe=probe))
 
     if not _RULES.isdisjoint(wake.reasons):
-        await_end(host, _owners(host))
+        await_end(host, policy.owners(instance.busy(host)))
     began = host.monotonic()
     now = passes.look(host, config, remembered, probe=probe)
     took = host.monotonic() - began
@@ -158,13 +158,6 @@ def _mend(host: Host, config: Config, remembered: memory.Memory, wake: Wake, *, 
     return again(done) if stale else mend(done.memory, done.look)
 
 
-def _owners(host: Host) -> tuple[int, ...]:
-    try:
-        return policy.owners(instance.busy(host))
-    except HostError:
-        return ()  # the look says so
-
-
 def await_end(host: Host, owners: tuple[int, ...]) -> None:
     """The end of these, ufw and firewall-cmd at work, and of those that a script runs after them, _OWNERS seconds at
     most. Before it their rules are half of what they will be, and a look would only make them slower."""
@@ -173,7 +166,7 @@ def await_end(host: Host, owners: tuple[int, ...]) -> None:
         host.sleep(_ENDED)
         if not any(instance.works_here(host, pid) for pid in owners):
             host.sleep(_ENDED)  # the next one is there by then
-            owners = _owners(host)
+            owners = policy.owners(instance.busy(host))
 
 
 def _who(host: Host, pid: int, program: str) -> str:

@@ -15,6 +15,7 @@ from fake_host import FakeHost
 
 FAULT = Finding("firewall-drop", Severity.CRITICAL, Symptom.TIMEOUT, "shut", ("a rule",), subject="eth0/ipv4")
 NOW = Clock(1_000_000.0, 5000.0)
+ROOT = b"Uid:\t0\t0\t0\t0\n"
 
 
 def held(
@@ -76,13 +77,11 @@ def test_the_end_of_an_owners_tool_is_seen_at_once_and_not_waited_for_for_ever()
             super().sleep(seconds)
             if len(self.slept) == 3:
                 self.remove("/proc/12/status")
-                self.rmdir("/proc/12")
 
-    root = b"Uid:\t0\t0\t0\t0\n"
-    host = Working({"/proc/12/status": root})
+    host = Working({"/proc/12/status": ROOT})
     daemon.await_end(host, (11, 12))
     assert len(host.slept) == 4 and sum(host.slept) < 0.1
-    host.put("/proc/11/status", root)
+    host.put("/proc/11/status", ROOT)
     began = host.monotonic()
     daemon.await_end(host, (11, 12))
     assert 1.9 < host.monotonic() - began < 2.2
@@ -95,12 +94,12 @@ def test_a_scripts_next_command_is_waited_for_as_well() -> None:
             for pid, begins, ends in ((12, 0, 3), (14, 4, 8)):
                 if len(self.slept) == begins:
                     self.put(f"/proc/{pid}/comm", b"ufw\n")
-                    self.put(f"/proc/{pid}/status", b"Uid:\t0\t0\t0\t0\n")
+                    self.put(f"/proc/{pid}/status", ROOT)
                 if len(self.slept) == ends:
                     self.remove(f"/proc/{pid}/comm")
                     self.remove(f"/proc/{pid}/status")
 
-    host = Script({"/proc/12/comm": b"ufw\n", "/proc/12/status": b"Uid:\t0\t0\t0\t0\n"})
+    host = Script({"/proc/12/comm": b"ufw\n", "/proc/12/status": ROOT})
     daemon.await_end(host, (12,))
     assert len(host.slept) == 9 and sum(host.slept) < 0.1
 

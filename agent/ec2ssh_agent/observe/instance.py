@@ -67,7 +67,7 @@ def collect(host: Host, units: Systemd) -> Machine:
         conntrack=_look(lambda: conntrack(host)),
         target=units.target,
         stopping=units.stopping,
-        busy=_look(lambda: busy(host)),
+        busy=busy(host),
         immutable=_look(lambda: immutable(host)),
         cloud_init_done=_look(lambda: cloud_init_done(host)),
         identity=_look(lambda: identity(host)),
@@ -128,6 +128,10 @@ def _processes(host: Host) -> Iterator[_Process]:
 
 def busy(host: Host) -> Fact[tuple[str, ...]]:
     """Firewall tools, package managers, cloud-init and configuration management at work, as `name (pid)`."""
+    return _look(lambda: _busy(host))
+
+
+def _busy(host: Host) -> Fact[tuple[str, ...]]:
     found, any_seen = [], False
     for process in _processes(host):
         any_seen = True
